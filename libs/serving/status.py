@@ -118,5 +118,7 @@ def parse_timeout(value: bytes) -> float:
     unit = _UNITS.get(value[-1]) if value else None
     digits = value[:-1]
     if unit is None or not 1 <= len(digits) <= 8 or not digits.isdigit():
-        raise ValueError(f"grpc-timeout {value!r}: expected 1 to 8 digits and a unit of H M S m u n, such as 100m")
+        raise ValueError(
+            f"grpc-timeout {value!r}: expected 1 to 8 digits and a unit of H M S m u n, such as 100m"
+        )
     return int(digits) * unit

@@ -1,0 +1,407 @@
+"""Unary gRPC, and a little plain HTTP, as an ASGI application.
+
+`GrpcApp` is the adapter between a transport-neutral `Handler` and an ASGI server that speaks HTTP/2 with trailers. It is
+written for pyvoy and uses nothing but ASGI and its `http.response.trailers` extension. Protocol:
+https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
+
+A success is response headers, one body message and the trailers; an error is trailers-only, that is, `grpc-status` in
+the response headers and no body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+from libs.serving.call import Call, Handler, HttpHandler, HttpRequest, HttpResponse
+from libs.serving.control import Control
+from libs.serving.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    ResourceExhausted,
+    ServingError,
+    Unimplemented,
+)
+from libs.serving.frames import ACCEPT_ENCODING, HEADER_BYTES, expected_bytes, frame, trailing_bytes, unframe
+from libs.serving.health import SERVING, Health
+from libs.serving.inflight import InFlight, LiveCall
+from libs.serving.metrics import Metrics, MethodStats
+from libs.serving.status import Code, encode_message, grpc_code, http_status, parse_timeout
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+Hook = Callable[[], Awaitable[None]]
+
+DEFAULT_MAX_MESSAGE_BYTES = 10 << 20
+
+log = logging.getLogger(__name__)
+
+_CONTENT_TYPE = (b"content-type", b"application/grpc")
+_OK_START: Event = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [_CONTENT_TYPE],
+    "trailers": True,
+}
+_OK_TRAILERS: Event = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
+_NO_BODY: Event = {"type": "http.response.body", "body": b"", "more_body": False}
+
+# What may follow "application/grpc" in the content-type: nothing, a message format, or a parameter; grpc-web is another
+# protocol.
+_AFTER_TYPE = (b"", b"+", b";")
+_NAME = re.compile(r"[a-z0-9_.-]+")
+
+# Fields of the protocol itself, which are no metadata of the caller's.
+_RESERVED = frozenset((b"content-type", b"te", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"))
+
+
+class Metadata(Mapping[str, str]):
+    """Request metadata over ASGI headers, decoded on first use, since most handlers never look."""
+
+    __slots__ = ("_decoded", "_headers", "_reserved")
+
+    def __init__(
+        self, headers: Iterable[tuple[bytes, bytes]], reserved: frozenset[bytes] = _RESERVED
+    ) -> None:
+        self._headers = headers
+        self._reserved = reserved
+        self._decoded: dict[str, str] | None = None
+
+    def _values(self) -> dict[str, str]:
+        values = self._decoded
+        if values is None:
+            values = {}
+            for name, value in self._headers:
+                if name not in self._reserved:
+                    key, text = name.decode("latin-1"), value.decode("latin-1")
+                    values[key] = f"{values[key]},{text}" if key in values else text
+            self._decoded = values
+        return values
+
+    def __getitem__(self, key: str) -> str:
+        return self._values()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values())
+
+    def __len__(self) -> int:
+        return len(self._values())
+
+
+class GrpcApp:
+    """ASGI application serving unary gRPC methods, health, metrics and plain HTTP handlers.
+
+    Args:
+        handlers: by full method path, `/package.Service/Method`.
+        http: by (HTTP method, path).
+        max_message_bytes: bound of a request message, as sent and as decompressed, and of an HTTP body.
+        on_startup: awaited before the server listens. If it raises, the server does not start; the text of a
+            `ServingError`, `ValueError` or `OSError` is what the operator reads.
+        on_shutdown: awaited after the last call, before the process ends.
+        health: the server's health; made here if not given. Its handlers are added unless `handlers` has them. The
+            whole server becomes SERVING after `on_startup`, unless the application sets that status itself.
+        metrics: made here if not given; `/metrics` is added unless `http` has it.
+        clock: of deadlines and durations; the default's is the one of `Call.deadline`.
+    """
+
+    _asgi_single_callable = True  # tells pyvoy not to probe for an ASGI 2 application
+
+    def __init__(
+        self,
+        handlers: Mapping[str, Handler],
+        http: Mapping[tuple[str, str], HttpHandler] | None = None,
+        *,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        on_startup: Hook | None = None,
+        on_shutdown: Hook | None = None,
+        health: Health | None = None,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.health = health if health is not None else Health()
+        self.metrics = metrics if metrics is not None else Metrics()
+        self._methods: dict[str, tuple[Handler, MethodStats]] = {
+            path: (handler, self.metrics.method(path))
+            for path, handler in {**self.health.handlers(), **handlers}.items()
+        }
+        self._http: dict[tuple[str, str], HttpHandler] = {
+            ("GET", "/metrics"): self.metrics.handle,
+            **self.health.http(),
+            **(http or {}),
+        }
+        self._http_paths = {path for _, path in self._http}
+        # Paths that callers make up must not become a time series each.
+        self._unknown = (_unknown_method, self.metrics.method("/unknown/unknown"))
+        self._max_message_bytes = max_message_bytes
+        self._on_startup = on_startup
+        self._on_shutdown = on_shutdown
+        self._clock = clock
+        self._in_flight = InFlight(clock)
+        self.metrics.in_flight = self._in_flight.__len__
+
+    @property
+    def in_flight(self) -> int:
+        """gRPC calls being served now."""
+        return len(self._in_flight)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._lifespan(receive, send)
+            return
+        headers = dict(scope["headers"])
+        kind = headers.get(b"content-type", b"")
+        if scope["method"] == "POST" and kind[:16] == b"application/grpc" and kind[16:17] in _AFTER_TYPE:
+            await self._unary(scope, headers, receive, send)
+        else:
+            await self._plain(scope, receive, send)
+
+    async def _unary(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        """Serves one gRPC call. This is the hot path: every line here runs for every request."""
+        clock = self._clock
+        start = clock()
+        path = scope["path"]
+        loop = asyncio.get_running_loop()
+        handler, stats = self._methods.get(path, self._unknown)
+        live = LiveCall(asyncio.current_task(loop), receive, start)
+        call = Call(path, Metadata(scope["headers"]), None, live.cancelled)
+        failure: ServingError | None = None
+        body = b""
+        begin = _OK_START
+        try:
+            timeout = headers.get(b"grpc-timeout")
+            if timeout is not None:
+                live.deadline = call.deadline = start + _timeout(timeout)
+            self._in_flight.add(live, loop)
+            event = await receive()
+            data = event.get("body", b"")
+            if event.get("more_body") or event["type"] != "http.request":
+                data = await self._rest(event, receive, live)
+            message = unframe(data, headers.get(b"grpc-encoding"), self._max_message_bytes)
+            live.reading = False
+            if call.deadline is not None and call.deadline <= clock():
+                raise DeadlineExceeded("the deadline passed while the request was received")
+            body = frame(await handler(call, message))
+            if call.response_metadata:
+                begin = {**_OK_START, "headers": [_CONTENT_TYPE, *_metadata_headers(call.response_metadata)]}
+            if live.expired:  # the handler went on although it was cancelled
+                failure = _late()
+        except ServingError as error:
+            failure = error
+        except asyncio.CancelledError:
+            if not (live.expired or live.gone):  # the server itself is being stopped
+                self._in_flight.remove(live)
+                raise
+            failure = _late() if live.expired else _gone()
+        except Exception as error:
+            failure = _defect(path, error)
+        self._in_flight.remove(live)
+        code = 0
+        try:
+            if failure is None:
+                await send(begin)
+                await send({"type": "http.response.body", "body": body})
+                await send(_OK_TRAILERS)
+            else:
+                code = grpc_code(failure)
+                if not live.gone:
+                    await send(_error_start(code, failure, call.response_metadata))
+                    await send(_NO_BODY)
+        except OSError:  # what ASGI servers raise when the caller has gone
+            code = Code.CANCELLED
+        stats.observe(code, clock() - start)
+
+    async def _rest(self, event: Event, receive: Receive, live: LiveCall) -> bytes:
+        """Reads on until the body is complete, and no further than one message within the limit."""
+        chunks: list[bytes] = []
+        size = 0
+        expected: int | None = None
+        while True:
+            if event["type"] != "http.request":
+                live.gone = True
+                raise _gone()
+            if chunk := event.get("body", b""):
+                chunks.append(chunk)
+                size += len(chunk)
+            if expected is None and size >= HEADER_BYTES:
+                chunks = [b"".join(chunks)]
+                expected = expected_bytes(chunks[0], self._max_message_bytes)
+            if expected is not None and size > expected:
+                raise trailing_bytes(size - expected)
+            if not event.get("more_body"):
+                return b"".join(chunks)
+            if live.expired:
+                raise DeadlineExceeded("the deadline passed while the request was received")
+            event = await receive()
+
+    async def _plain(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one plain HTTP request."""
+        method, path = scope["method"], scope["path"]
+        handler = self._http.get((method, path))
+        try:
+            if handler is not None:
+                body = await self._http_body(receive)
+                headers = Metadata(scope["headers"], reserved=frozenset())
+                query = scope.get("query_string", b"").decode("latin-1")
+                response = await handler(HttpRequest(method, path, query, headers, body))
+            elif path in self._methods:
+                response = _http_refusal(
+                    *(
+                        (415, "expected content-type: application/grpc")
+                        if method == "POST"
+                        else (405, "a gRPC method takes POST")
+                    )
+                )
+            elif path in self._http_paths:
+                allowed = ", ".join(sorted(verb for verb, known in self._http if known == path))
+                response = _http_refusal(405, f"expected {allowed}")
+                response.headers["allow"] = allowed
+            else:
+                response = _http_refusal(404, "no such path")
+        except ServingError as error:
+            response = HttpResponse(http_status(error), error.message.encode() + b"\n")
+        except Exception as error:
+            response = HttpResponse(500, _defect(path, error).message.encode() + b"\n")
+        try:
+            await send(
+                {"type": "http.response.start", "status": response.status, "headers": _http_headers(response)}
+            )
+            await send({"type": "http.response.body", "body": response.body})
+        except OSError:
+            pass
+
+    async def _http_body(self, receive: Receive) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            event = await receive()
+            if event["type"] != "http.request":
+                raise _gone()
+            chunks.append(event.get("body", b""))
+            size += len(chunks[-1])
+            if size > self._max_message_bytes:
+                raise BodyTooLarge(f"the body is too large: at most {self._max_message_bytes} bytes")
+            if not event.get("more_body"):
+                return b"".join(chunks)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """The application's life: startup, serving, shutdown."""
+        await receive()
+        control = Control.from_environment()
+        try:
+            if self._on_startup is not None:
+                await self._on_startup()
+        except Exception as error:
+            message = str(error) or type(error).__name__
+            if not isinstance(error, (ServingError, ValueError, OSError)):
+                log.exception("startup failed")
+                message = f"{type(error).__name__}: {message}"
+            if control is not None:
+                control.send({"event": "failed", "message": message})
+            await send({"type": "lifespan.startup.failed", "message": message})
+            return
+        if control is not None:
+            loop = asyncio.get_running_loop()
+            self.health.listen(lambda serving: control.send({"event": "health", "serving": serving}))
+            control.listen(lambda: loop.call_soon_threadsafe(self.health.drain))
+            if self.health.serving:
+                control.send({"event": "health", "serving": True})
+        if not self.health.managed:
+            self.health.set_status("", SERVING)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.health.drain()
+        try:
+            if self._on_shutdown is not None:
+                await self._on_shutdown()
+        except Exception as error:
+            log.exception("shutdown failed")
+            await send({"type": "lifespan.shutdown.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class BodyTooLarge(ResourceExhausted):  # noqa: N818
+    """A plain HTTP body over the limit."""
+
+
+async def _unknown_method(call: Call, request: bytes) -> bytes:
+    raise Unimplemented(f"unknown method {call.method}")
+
+
+def _timeout(value: bytes) -> float:
+    try:
+        return parse_timeout(value)
+    except ValueError as error:
+        raise Internal(str(error)) from None
+
+
+def _late() -> ServingError:
+    return DeadlineExceeded("the deadline passed before the answer was ready")
+
+
+def _gone() -> ServingError:
+    return Cancelled("the caller went away")
+
+
+def _defect(path: str, error: Exception) -> Internal:
+    """What the caller sees of an exception that nobody meant to raise."""
+    ident = secrets.token_hex(4)
+    log.error("%s failed (id %s)", path, ident, exc_info=error)
+    return Internal(f"internal error (id {ident}; the server's log has the details)")
+
+
+def _metadata_headers(metadata: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Header fields of response metadata.
+
+    Raises:
+        ValueError: a name or value that HTTP/2 or gRPC does not allow there.
+    """
+    headers = []
+    for name, value in metadata.items():
+        key = name.lower()
+        if not _NAME.fullmatch(key) or key.startswith("grpc-") or key == "content-type":
+            raise ValueError(f"response metadata name {name!r} is not allowed")
+        if not value.isascii() or (value and not value.isprintable()):
+            raise ValueError(f"response metadata {name!r}: {value!r} is not printable ASCII")
+        headers.append((key.encode(), value.encode()))
+    return headers
+
+
+def _error_start(code: int, error: ServingError, metadata: Mapping[str, str]) -> Event:
+    headers = [
+        _CONTENT_TYPE,
+        (b"grpc-status", b"%d" % code),
+        (b"grpc-message", encode_message(error.message)),
+    ]
+    if code == Code.UNIMPLEMENTED:
+        headers.append((b"grpc-accept-encoding", ACCEPT_ENCODING))
+    if metadata:
+        try:
+            headers += _metadata_headers(metadata)
+        except ValueError:
+            log.warning("response metadata left out of an error", exc_info=True)
+    return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+def _http_refusal(status: int, text: str) -> HttpResponse:
+    return HttpResponse(status, text.encode() + b"\n")
+
+
+def _http_headers(response: HttpResponse) -> list[tuple[bytes, bytes]]:
+    headers = [
+        (b"content-type", response.content_type.encode("latin-1")),
+        (b"content-length", b"%d" % len(response.body)),
+    ]
+    headers += [
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()
+    ]
+    return headers

@@ -1,0 +1,346 @@
+"""The batching shell: model threads around the pure `BatchQueue`.
+
+Who does what:
+- `submit` runs on the event loop. It offers the item under the lock and, if a model thread sleeps, opens its gate.
+- A model thread takes the next batch itself, straight from the queue, runs it without the lock, and hands all results
+  to the loop in one `call_soon_threadsafe`. Batches therefore follow each other without a turn of the event loop
+  between them: a device is not left idle while the loop is busy.
+- A gate is a bare `threading.Lock` that its thread blocks on. It is the cheapest wake-up CPython has (one futex, no
+  Python code); `Condition` and `Queue` are built of several of these in Python.
+
+A caller that stops waiting (its task is cancelled: deadline, disconnect) withdraws its item, which frees its rows at
+once. What runs already runs to its end; its result is thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from libs.serving.batching import BatchPolicy, BatchQueue, State, Take, Ticket
+from libs.serving.call import never_cancelled
+from libs.serving.errors import Cancelled, DeadlineExceeded, Internal, ServingError, Unavailable
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+__all__ = ["BatchObserver", "BatchPolicy", "Batcher", "run_error"]
+
+
+class BatchObserver(Protocol):
+    """Told about every batch; all calls come on the event loop's thread, so plain counters suffice."""
+
+    def ran(self, items: int, rows: int, waited_s: float, run_s: float) -> None:
+        """A batch ran; `waited_s` is how long its oldest item had been queued."""
+
+    def dropped(self, reason: str, items: int) -> None:
+        """Items left the queue without a run: `expired`, `cancelled`, `withdrawn`, `rejected` or `closed`."""
+
+
+class _NoObserver:
+    def ran(self, items: int, rows: int, waited_s: float, run_s: float) -> None:
+        pass
+
+    def dropped(self, reason: str, items: int) -> None:
+        pass
+
+
+class _Pending(Ticket[T], Generic[T, R]):
+    __slots__ = ("future",)
+
+    def __init__(
+        self,
+        item: T,
+        rows: int,
+        key: Hashable,
+        deadline: float | None,
+        cancelled: Callable[[], bool],
+        future: asyncio.Future[R],
+    ) -> None:
+        Ticket.__init__(self, item, rows, key, deadline, cancelled)
+        self.future = future
+
+
+def run_error(error: BaseException) -> ServingError:
+    """What callers see of an exception out of a model run: a ServingError as it is, anything else as Internal with an
+    id under which the log has the traceback."""
+    if isinstance(error, ServingError):
+        return error
+    ident = secrets.token_hex(4)
+    log.error("model run failed (id %s)", ident, exc_info=error)
+    internal = Internal(f"the model failed on this request (id {ident}; the server's log has the details)")
+    internal.__cause__ = error
+    return internal
+
+
+class Batcher(Generic[T, R]):
+    """Dynamic batching on dedicated model threads.
+
+    Args:
+        run: called on a model thread with 1 or more items of one key, at most `max_batch_size` rows together; answers
+            one result per item in order. An `Exception` in an item's place fails that item alone. If `run` raises, all
+            items of the batch fail: with that error if it is a `ServingError`, else with Internal.
+        policy: bounds; see `BatchPolicy`.
+        size: rows of an item.
+        key: items of equal keys may share a batch; hashable.
+        threads: how many batches may run at a time.
+        clock: seconds; the clock of the deadlines given to `submit`.
+        observer: told about batches and drops.
+        name: of the threads, for profilers and stack dumps.
+
+    A batcher belongs to the event loop of its first `submit`. The threads start with it and are daemons: a model that
+    hangs cannot keep the process alive.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[T]], Sequence[R | Exception]],
+        policy: BatchPolicy,
+        *,
+        size: Callable[[T], int],
+        key: Callable[[T], Hashable],
+        threads: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+        observer: BatchObserver | None = None,
+        name: str = "model",
+    ) -> None:
+        if threads < 1:
+            raise ValueError(f"threads is {threads}: expected at least 1")
+        self._run = run
+        self._size = size
+        self._key = key
+        self._clock = clock
+        self._observer: BatchObserver = observer if observer is not None else _NoObserver()
+        self._queue: BatchQueue[_Pending[T, R]] = BatchQueue(policy)
+        self._lock = threading.Lock()
+        self._idle: list[
+            Any
+        ] = []  # gates (threading.Lock) of sleeping threads, the last to fall asleep on top
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._running_rows = 0
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True) for i in range(threads)
+        ]
+        self._alive = threads
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for a model thread."""
+        return self._queue.rows
+
+    @property
+    def queued_items(self) -> int:
+        """Items that wait for a model thread."""
+        return self._queue.items
+
+    @property
+    def running_rows(self) -> int:
+        """Rows inside `run` now."""
+        return self._running_rows
+
+    async def submit(
+        self,
+        item: T,
+        *,
+        deadline: float | None = None,
+        cancelled: Callable[[], bool] = never_cancelled,
+    ) -> R:
+        """Queues an item and waits for its result.
+
+        Args:
+            item: what `run` gets.
+            deadline: on `clock`; an item still queued then never runs.
+            cancelled: asked just before the item would run, on any thread; True drops it.
+
+        Raises:
+            InvalidArgument: more rows than `max_batch_size`, or none.
+            ResourceExhausted: the queue is full; nothing was queued.
+            DeadlineExceeded: the deadline passed while it was queued.
+            Cancelled: `cancelled` said so while it was queued.
+            Unavailable: the batcher is closed.
+            Internal: `run` raised something that is no `ServingError`, or answered a wrong number of results.
+            ServingError: `run` raised or answered it.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._start(loop)
+        pending: _Pending[T, R] = _Pending(
+            item, self._size(item), self._key(item), deadline, cancelled, loop.create_future()
+        )
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the server is shutting down")
+            try:
+                self._queue.offer(pending, self._clock())
+            except ServingError:
+                self._observer.dropped("rejected", 1)
+                raise
+            gate = self._idle.pop() if self._idle else None
+        if gate is not None:
+            gate.release()
+        try:
+            return await pending.future
+        except asyncio.CancelledError:
+            with self._lock:
+                withdrawn = self._queue.withdraw(pending)
+            if withdrawn:
+                self._observer.dropped("withdrawn", 1)
+            raise
+
+    async def close(self, drain_deadline_s: float = 0.0) -> bool:
+        """Refuses new items, lets the queued ones run until the deadline, fails the rest with Unavailable.
+
+        Answers whether all threads have ended; False means that a run was still going on at the deadline.
+        """
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            first, self._closed = not self._closed, True
+            if self._loop is None:
+                self._loop, self._alive = loop, 0  # never started
+            if self._alive == 0:
+                return True
+            if self._drained is None:
+                self._drained = loop.create_future()
+            gates, self._idle = self._idle, []
+        if first:
+            for gate in gates:
+                gate.release()
+        done, _ = await asyncio.wait([self._drained], timeout=drain_deadline_s)
+        if done:
+            return True
+        with self._lock:
+            left = self._queue.drain()
+        if left:
+            self._observer.dropped("closed", len(left))
+        for pending in left:
+            if not pending.future.done():
+                pending.future.set_exception(Unavailable("the server shut down before the request could run"))
+        return self._alive == 0
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            if self._loop is not None:
+                if self._closed:
+                    raise Unavailable("the server is shutting down")
+                raise RuntimeError("a Batcher belongs to the event loop of its first submit")
+            self._loop = loop
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self) -> None:
+        """Life of a model thread."""
+        gate = threading.Lock()
+        gate.acquire()
+        while True:
+            now = self._clock()
+            other = None
+            with self._lock:
+                take = self._queue.take(now)
+                if take.batch:
+                    if self._queue.items and self._idle:
+                        other = self._idle.pop()  # more than one batch waits: pass the wake-up on
+                elif self._closed and not self._queue.items:
+                    break
+                else:
+                    self._idle.append(gate)
+            if other is not None:
+                other.release()
+            if take.dropped:
+                self._call(self._deliver_dropped, take.dropped)
+            if take.batch:
+                self._run_batch(take, now)
+            else:
+                self._sleep(gate, take.wake_at)
+        if take.dropped:
+            self._call(self._deliver_dropped, take.dropped)
+        self._call(self._ended)
+
+    def _sleep(self, gate: Any, wake_at: float | None) -> None:
+        """Waits until `submit` opens the gate, or `wake_at` comes."""
+        if wake_at is None:
+            gate.acquire()
+            return
+        if gate.acquire(timeout=max(wake_at - self._clock(), 0.0)):
+            return
+        with self._lock:
+            if gate in self._idle:
+                self._idle.remove(gate)
+                return
+        gate.acquire()  # a submit took the gate off the list just now; its release is on the way
+
+    def _run_batch(self, take: Take[_Pending[T, R]], start: float) -> None:
+        batch = take.batch
+        rows = 0
+        items = []
+        for pending in batch:
+            rows += pending.rows
+            items.append(pending.item)
+        self._running_rows += rows
+        results: Sequence[R | Exception]
+        try:
+            results = self._run(items)
+            if len(results) != len(items):
+                raise TypeError(f"run answered {len(results)} results to {len(items)} items")
+        except BaseException as error:  # noqa: BLE001 - a model thread outlives whatever a model does
+            results = [run_error(error)] * len(items)
+        end = self._clock()
+        self._running_rows -= rows
+        self._call(self._deliver, batch, results, rows, start, end)
+        with self._lock:
+            self._queue.finished(len(items), end)
+
+    def _call(self, callback: Callable[..., None], *args: object) -> None:
+        loop = self._loop
+        assert loop is not None
+        try:
+            loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            log.debug("results of a batch came after the event loop's end")
+
+    def _deliver(
+        self,
+        batch: list[_Pending[T, R]],
+        results: Sequence[R | Exception],
+        rows: int,
+        start: float,
+        end: float,
+    ) -> None:
+        self._observer.ran(len(batch), rows, start - batch[0].arrived, end - start)
+        for pending, result in zip(batch, results, strict=True):
+            future = pending.future
+            if future.done():
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(run_error(result))
+            else:
+                future.set_result(result)
+
+    def _deliver_dropped(self, dropped: list[_Pending[T, R]]) -> None:
+        expired = 0
+        for pending in dropped:
+            late = pending.state is State.EXPIRED
+            expired += late
+            if not pending.future.done():
+                pending.future.set_exception(
+                    DeadlineExceeded("the deadline passed while the request was queued")
+                    if late
+                    else Cancelled("the caller went away while the request was queued")
+                )
+        if expired:
+            self._observer.dropped("expired", expired)
+        if len(dropped) > expired:
+            self._observer.dropped("cancelled", len(dropped) - expired)
+
+    def _ended(self) -> None:
+        self._alive -= 1
+        if self._alive == 0 and self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)

@@ -1,0 +1,145 @@
+"""Health of a server: the grpc.health.v1 service and the HTTP probes, over one state.
+
+Protocol: https://github.com/grpc/grpc/blob/master/doc/health-checking.md. `Check` with the empty service name asks for
+the whole server. The two messages have one field each, so they are read and written here without generated code:
+
+    message HealthCheckRequest  { string service = 1; }
+    message HealthCheckResponse { ServingStatus status = 1; }  // UNKNOWN 0, SERVING 1, NOT_SERVING 2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+
+from libs.serving.call import Call, Handler, HttpHandler, HttpRequest, HttpResponse
+from libs.serving.errors import InvalidArgument, NotFound, Unimplemented
+
+SERVICE = "grpc.health.v1.Health"
+
+
+class ServingStatus(IntEnum):
+    """Values of HealthCheckResponse.ServingStatus."""
+
+    UNKNOWN = 0
+    SERVING = 1
+    NOT_SERVING = 2
+
+
+SERVING = ServingStatus.SERVING
+NOT_SERVING = ServingStatus.NOT_SERVING
+
+
+class Health:
+    """Serving status by service name; `""` is the whole server and begins as NOT_SERVING."""
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, ServingStatus] = {"": NOT_SERVING}
+        self._draining = False
+        self._listeners: list[Callable[[bool], None]] = []
+        self.managed = False
+        """Whether the application itself has set the whole server's status."""
+
+    @property
+    def serving(self) -> bool:
+        """Whether the whole server is ready for traffic."""
+        return self.status("") is SERVING
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is on its way out."""
+        return self._draining
+
+    def status(self, service: str) -> ServingStatus | None:
+        """The status of a service; None if the service is unknown."""
+        status = self._statuses.get(service)
+        return NOT_SERVING if status is not None and self._draining else status
+
+    def set_status(self, service: str, status: ServingStatus) -> None:
+        """Sets one service's status; call it on the event loop. While draining all stay NOT_SERVING."""
+        before = self.serving
+        if service == "":
+            self.managed = True
+        self._statuses[service] = status
+        self._notify(before)
+
+    def drain(self) -> None:
+        """Makes every service NOT_SERVING for good."""
+        before = self.serving
+        self._draining = True
+        self._notify(before)
+
+    def listen(self, listener: Callable[[bool], None]) -> None:
+        """Calls back with `serving` whenever it changes."""
+        self._listeners.append(listener)
+
+    def handlers(self) -> dict[str, Handler]:
+        """Handlers of the grpc.health.v1 service by method path."""
+        return {f"/{SERVICE}/Check": self._check, f"/{SERVICE}/Watch": self._watch}
+
+    def http(self) -> dict[tuple[str, str], HttpHandler]:
+        """`/health/live`: the process answers. `/health/ready`: traffic is welcome (200) or not (503)."""
+        return {("GET", "/health/live"): self._live, ("GET", "/health/ready"): self._ready}
+
+    def _notify(self, before: bool) -> None:
+        now = self.serving
+        if now is not before:
+            for listener in self._listeners:
+                listener(now)
+
+    async def _check(self, call: Call, request: bytes) -> bytes:
+        service = _requested_service(request)
+        status = self.status(service)
+        if status is None:
+            raise NotFound(f"unknown service {service!r}")
+        return bytes((0x08, status))  # field 1, varint
+
+    async def _watch(self, call: Call, request: bytes) -> bytes:
+        # The protocol tells clients to stop watching on UNIMPLEMENTED and to use Check.
+        raise Unimplemented("Watch is not offered; poll Check instead")
+
+    async def _live(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse(200, b"live\n")
+
+    async def _ready(self, request: HttpRequest) -> HttpResponse:
+        if self.serving:
+            return HttpResponse(200, b"ready\n")
+        return HttpResponse(503, b"draining\n" if self._draining else b"not ready\n")
+
+
+def _requested_service(request: bytes) -> str:
+    """Field 1 of a HealthCheckRequest; other fields are skipped, the last value wins (proto3)."""
+    service = b""
+    at = 0
+    try:
+        while at < len(request):
+            tag, at = _varint(request, at)
+            wire_type = tag & 7
+            if wire_type == 2:
+                size, at = _varint(request, at)
+                if at + size > len(request):
+                    raise IndexError
+                if tag >> 3 == 1:
+                    service = bytes(request[at : at + size])
+                at += size
+            elif wire_type == 0:
+                _, at = _varint(request, at)
+            elif wire_type in (1, 5):
+                at += 8 if wire_type == 1 else 4
+            else:
+                raise IndexError
+        return service.decode()
+    except (IndexError, UnicodeDecodeError):
+        raise InvalidArgument("the request is no grpc.health.v1.HealthCheckRequest") from None
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while shift < 70:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise IndexError
