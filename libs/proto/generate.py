@@ -6,13 +6,14 @@
 For each file: `*_pb2.py` (messages), `*_pb2.pyi` (their types) and `*_pb2_grpc.py` (stubs, servicers). The
 modules import each other as `libs.proto.*_pb2`. Needs grpcio-tools and nothing of this repository.
 
-The .proto files are those of the working directory's libs/proto when it has any (a build may run this script
-from a place of its own), else those beside this script.
+The .proto files are those of the working directory's libs/proto when it has any (a build may run this
+script from a place of its own), else those beside this script.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import sys
 import tempfile
@@ -51,7 +52,7 @@ def privatise_services(source: str) -> str:
 
 
 def find_root() -> Path:
-    """The folder that holds libs/proto/*.proto: the working directory, else the one this script lies under."""
+    """The folder that holds libs/proto/*.proto: the working directory, else the one above this script."""
     if any((Path.cwd() / PACKAGE).glob("*.proto")):
         return Path.cwd()
     return Path(__file__).absolute().parents[2]
@@ -59,10 +60,10 @@ def find_root() -> Path:
 
 def run_protoc(root: Path, protos: Sequence[Path], out: Path) -> None:
     """Run grpcio-tools' protoc over `protos` (paths under `root`) into the folder `out`."""
-    import grpc_tools
-    from grpc_tools import protoc
+    grpc_tools = importlib.import_module("grpc_tools")
+    protoc = importlib.import_module("grpc_tools.protoc")
 
-    well_known = Path(grpc_tools.__file__).parent / "_proto"
+    well_known = Path(*grpc_tools.__path__) / "_proto"
     status = protoc.main(
         [
             "protoc",
