@@ -1,0 +1,135 @@
+"""The command `torch-worker`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from libs.serving.envoy import Limits
+from libs.serving.server import run_server
+from services.torch_worker.config import (
+    CONFIG_VARIABLE,
+    DEFAULT_MAX_BATCH_SIZE,
+    DEFAULT_MAX_DELAY_MS,
+    DEFAULT_MAX_MESSAGE_BYTES,
+    DEFAULT_MAX_QUEUE,
+    ConfigError,
+    WorkerConfig,
+)
+from services.torch_worker.folder import open_folder
+
+APP = "services.torch_worker.app:app"
+
+EPILOG = """\
+examples:
+  torch-worker serve --model-dir var/models/mmoe
+  torch-worker serve --model-dir /models/digits --host 0.0.0.0 --port 8866 --device cuda:0
+  torch-worker serve --model-dir m --max-batch-size 32 --max-delay-ms 2 --threads 4
+
+the model folder holds
+  model.pth      the whole model, saved with torch.save(model, "model.pth")
+  *.py           the files that define its classes
+  processor.py   optional: preprocess(x, **kwargs), run_model(model, x, **kwargs), postprocess(x, **kwargs),
+                 class_names = [...]; kwargs["meta"]["tags"] is the request's tags
+  config.toml    optional: [model] batchable = true|false, max_batch_size = 64, max_delay_ms = 0
+
+methods: /seldon.protos.Model/Predict, /seldon.protos.Seldon/Predict, /grpc.health.v1.Health/Check;
+over HTTP on the same port: GET /metrics, /health/live, /health/ready.
+READY host:port is printed when the model takes requests. SIGTERM drains.
+"""
+
+
+def _number(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, got {text!r}")
+        return value
+
+    return parse
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="torch-worker", description="Serve PyTorch models over the Seldon protocol.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser(
+        "serve",
+        help="serve one model folder",
+        description="Serve one model folder over the Seldon protocol (gRPC).",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = serve.add_argument
+    add("--model-dir", required=True, type=Path, metavar="DIR", help="the model folder, see below")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default %(default)s)")
+    add("--port", type=_number(int, 0, 65535), default=8866, help="port; 0 takes a free one (default %(default)s)")
+    add("--device", default="cpu", metavar="cpu|cuda[:N]", help="where the model runs (default %(default)s)")
+    add("--max-batch-size", type=_number(int, 1, 1_000_000), metavar="ROWS",
+        help=f"most rows in one model call (default: config.toml's, else {DEFAULT_MAX_BATCH_SIZE})")
+    add("--max-delay-ms", type=_number(float, 0, 10_000), metavar="MS",
+        help="how long an incomplete batch waits for company under concurrent traffic; a lone request never waits "
+        f"(default: config.toml's, else {DEFAULT_MAX_DELAY_MS:g})")
+    add("--max-queue", type=_number(int, 1, 10_000_000), default=DEFAULT_MAX_QUEUE, metavar="ROWS",
+        help="most rows waiting for the model; beyond, calls are refused with RESOURCE_EXHAUSTED (default %(default)s)")
+    add("--threads", type=_number(int, 0, 1024), default=0, metavar="N",
+        help="CPU threads of one model call; 0: all usable cores but one (default)")
+    add("--hook-threads", type=_number(int, 0, 256), default=0, metavar="N",
+        help="threads that run preprocess; 0: one a usable core, at most 8 (default)")
+    add("--max-message-bytes", type=_number(int, 1024, 1 << 30), default=DEFAULT_MAX_MESSAGE_BYTES, metavar="BYTES",
+        help="largest request message (default %(default)s)")
+    add("--drain-grace", type=_number(float, 0, 3600), default=1.0, metavar="S",
+        help="seconds of full service after SIGTERM has made the worker unready (default %(default)s)")
+    add("--drain-deadline", type=_number(float, 0, 3600), default=30.0, metavar="S",
+        help="seconds that calls in flight then have to end (default %(default)s)")
+    add("--log-level", choices=["debug", "info", "warning", "error"], default="info", help="default %(default)s")
+    return parser
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Run `torch-worker serve` until a signal ends it; returns the exit status."""
+    config = WorkerConfig(
+        model_dir=str(args.model_dir.absolute()),
+        device=args.device,
+        max_batch_size=args.max_batch_size,
+        max_delay_ms=args.max_delay_ms,
+        max_queue=args.max_queue,
+        threads=args.threads,
+        hook_threads=args.hook_threads,
+        max_message_bytes=args.max_message_bytes,
+        log_level=args.log_level.upper(),
+    )
+    try:
+        open_folder(args.model_dir)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return run_server(
+        APP,
+        host=args.host,
+        port=args.port,
+        env={CONFIG_VARIABLE: config.to_json()},
+        drain_grace_s=args.drain_grace,
+        drain_deadline_s=args.drain_deadline,
+        log_level=args.log_level,
+        limits=Limits(max_message_bytes=args.max_message_bytes),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and run the command; returns the exit status."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(
+        level=args.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    return serve(args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,120 @@
+"""From a hook's result to the response message, by the rules of seldon-core's Python wrapper.
+
+Arrays and lists are answered in the kind that was asked in when the request carried `data` and they are numbers;
+numbers to other requests become a tensor, what is not numbers an ndarray. str, bytes and dict become strData, binData
+and jsonData. Arrays of two and more dimensions carry column names. The request's puid, tags, requestPath and metrics
+are echoed, its routing is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from libs.proto.seldon import DataKind, SeldonRequest, encode_message
+from libs.proto.wire import fields
+from libs.serving.errors import Internal
+from services.torch_worker.tensors import listed, plain
+
+_DATA_KINDS = (DataKind.TENSOR, DataKind.NDARRAY, DataKind.TFTENSOR)
+
+
+def encode_answer(request: SeldonRequest, result: Any, class_names: Sequence[str] | None = None) -> bytes:
+    """The SeldonMessage that answers request with result.
+
+    Args:
+        result: what postprocess returned: array, tensor, list, tuple, number, str, bytes or dict.
+        class_names: `data.names`; None for t:0, t:1 ... of dimension 1, as seldon-core.
+
+    Raises:
+        Internal: the result is of a type, or has values, that no response can carry.
+    """
+    kind, payload = respond(request.kind, result)
+    names: Sequence[str] = ()
+    if isinstance(payload, np.ndarray) and payload.ndim > 1:
+        names = class_names if class_names is not None else default_names(payload.shape[1])
+    try:
+        return encode_message(kind, payload, names=names, meta=echoed_meta(request.raw_meta))
+    except (ValueError, TypeError) as error:
+        raise Internal(f"the answer cannot be encoded as {kind.name.lower()}: {error}") from error
+
+
+def respond(asked: DataKind | None, result: Any) -> tuple[DataKind, Any]:
+    """The kind in which a result is answered to a request of kind asked, and the payload for the codec.
+
+    Raises:
+        Internal: the result is None, of an unknown type, or a list that is no array.
+    """
+    if isinstance(result, np.ndarray):
+        array = result
+    elif isinstance(result, str):
+        return DataKind.STR, result
+    elif isinstance(result, bytes | bytearray | memoryview):
+        return DataKind.BIN, bytes(result)
+    elif isinstance(result, dict):
+        return DataKind.JSON, listed(result)
+    elif isinstance(result, list | tuple | torch.Tensor | np.generic | int | float):
+        array = _as_array(result)
+    else:
+        raise Internal(
+            f"the result is a {type(result).__name__}; postprocess must return an array, a list, a str, bytes or a dict"
+        )
+    if not np.issubdtype(array.dtype, np.number):
+        return DataKind.NDARRAY, array
+    if array.dtype.kind == "c":
+        raise Internal("the result has complex numbers, which no response can carry")
+    return (asked if asked in _DATA_KINDS else DataKind.TENSOR), array
+
+
+def _as_array(result: Any) -> np.ndarray[Any, Any]:
+    if _holds_tensors(result):
+        result = plain(result)
+    try:
+        return np.asarray(result)
+    except ValueError as error:
+        raise Internal(
+            "the result is a list whose parts have different lengths, which is no array; let postprocess return a dict "
+            f"or lists of one length ({error})"
+        ) from error
+
+
+def _holds_tensors(result: Any) -> bool:
+    while isinstance(result, list | tuple) and result:
+        result = result[0]
+    return isinstance(result, torch.Tensor)
+
+
+@lru_cache(maxsize=256)
+def default_names(columns: int) -> tuple[str, ...]:
+    """t:0, t:1 ... as seldon-core names the columns of an answer."""
+    return tuple(f"t:{i}" for i in range(columns))
+
+
+# seldon.protos.Meta: routing is field 3.
+_ROUTING = 3
+# Callers mostly send the same few metas (one task id); longer ones hold a puid each and would only fill the cache.
+_CACHED_META_BYTES = 128
+
+
+def echoed_meta(raw: bytes) -> bytes:
+    """The response's Meta for a request's: the same without routing, which seldon-core does not echo."""
+    if not raw:
+        return b""
+    return _short_meta(raw) if len(raw) <= _CACHED_META_BYTES else _without_routing(raw)
+
+
+def _without_routing(raw: bytes) -> bytes:
+    kept = []
+    start = 0
+    for tag, _, end in fields(raw, 0, len(raw)):
+        if tag >> 3 != _ROUTING:
+            kept.append(raw[start:end])
+        start = end
+    return b"".join(kept)
+
+
+_short_meta = lru_cache(maxsize=1024)(_without_routing)

@@ -1,0 +1,137 @@
+"""The hooks of processor.py: preprocess(x, **kwargs), run_model(model, x, **kwargs), postprocess(x, **kwargs)."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from libs.serving.errors import Internal, InvalidArgument, ResourceExhausted, ServingError
+from services.torch_worker.config import ConfigError
+from services.torch_worker.folder import ModelFolder
+
+log = logging.getLogger(__name__)
+
+Hook = Callable[..., Any]
+
+# The name under which pickles and other files of the folder may import processor.py.
+PROCESSOR_MODULE = "processor"
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """The hooks that a folder defines; None where it has none and the default applies.
+
+    Attributes:
+        preprocess: from the request's payload (array, bytes, str or JSON value) to the model's input.
+        run_model: calls the model itself; None when absent or when it is no more than `return model(x)`.
+        model_takes_tags: whether tags may become keyword arguments of the model; False when there is a run_model of
+            any kind, which decides that itself.
+        postprocess: from the model's output to the answer (array or nested list, str, bytes, dict).
+        class_names: `data.names` of two- and more-dimensional answers, where processor.py sets a list of that name.
+    """
+
+    preprocess: Hook | None = None
+    run_model: Hook | None = None
+    postprocess: Hook | None = None
+    class_names: tuple[str, ...] | None = None
+    model_takes_tags: bool = True
+
+
+def load_hooks(folder: ModelFolder) -> Hooks:
+    """Import the folder's processor.py, if it has one, and pick its hooks. The folder must have been entered.
+
+    Raises:
+        ConfigError: the file cannot be imported, or a hook's name is bound to something that cannot be called.
+    """
+    file = folder.processor_file
+    if file is None:
+        return Hooks()
+    spec = importlib.util.spec_from_file_location(PROCESSOR_MODULE, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[PROCESSOR_MODULE] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:  # a processor that calls sys.exit() must not end the worker without a word
+        del sys.modules[PROCESSOR_MODULE]
+        where = place_in(folder.path, error) or file.name
+        raise ConfigError(f"{file}: cannot be imported: {type(error).__name__}: {error} ({where})") from error
+
+    found: dict[str, Hook | None] = {}
+    for name in ("preprocess", "run_model", "postprocess"):
+        hook = getattr(module, name, None)
+        if hook is not None and not callable(hook):
+            raise ConfigError(f"{file}: {name} must be a function, it is a {type(hook).__name__}")
+        found[name] = hook
+    takes_tags = found["run_model"] is None
+    if found["run_model"] is not None and is_plain_call(found["run_model"]):
+        found["run_model"] = None
+    names = getattr(module, "class_names", None)
+    if names is not None and not (isinstance(names, list | tuple) and all(isinstance(n, str) for n in names)):
+        raise ConfigError(f"{file}: class_names must be a list of strings, the names of the answer's columns")
+    return Hooks(
+        preprocess=found["preprocess"],
+        run_model=found["run_model"],
+        postprocess=found["postprocess"],
+        class_names=None if names is None else tuple(names),
+        model_takes_tags=takes_tags,
+    )
+
+
+def _plain(model: Any, x: Any, **kwargs: Any) -> Any:
+    return model(x)
+
+
+def is_plain_call(hook: Hook) -> bool:
+    """Whether hook does no more than `return model(x)`, as the template that many folders start from does.
+
+    Such a hook means what no hook means (but for tags, which it ignores), so its requests may be batched. Compared by
+    bytecode: anything else in the body makes it a custom call.
+    """
+    if not isinstance(hook, FunctionType):
+        return False
+    mine, plain = hook.__code__, _plain.__code__
+    return (
+        mine.co_code == plain.co_code
+        and mine.co_argcount == 2
+        and mine.co_kwonlyargcount == 0
+        and mine.co_flags & plain.co_flags == plain.co_flags
+    )
+
+
+def place_in(folder: Path, error: BaseException) -> str | None:
+    """`file line N` of the innermost frame of the error's traceback that lies in folder; None when there is none."""
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).parent == folder:
+        return f"{Path(error.filename).name} line {error.lineno}"
+    place = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = Path(frame.f_code.co_filename)
+        if file.is_relative_to(folder):
+            place = f"{file.relative_to(folder)} line {line}"
+    return place
+
+
+def failure(stage: str, error: BaseException, folder: Path) -> ServingError:
+    """The error a caller sees when code of the folder (a hook or the model) raised; the traceback goes to the log.
+
+    A ValueError in preprocess is the caller's fault: INVALID_ARGUMENT. Memory that ran out: RESOURCE_EXHAUSTED. The
+    rest is INTERNAL. The message names the stage, the exception and the line in the folder.
+    """
+    if isinstance(error, ServingError):
+        return error
+    place = place_in(folder, error)
+    text = f"{stage} raised {type(error).__name__}: {error}" + (f" ({place})" if place else "")
+    if stage == "preprocess" and isinstance(error, ValueError):
+        log.info("request refused: %s", text, exc_info=error)
+        return InvalidArgument(text)
+    log.error("%s", text, exc_info=error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return ResourceExhausted(text)
+    return Internal(text)

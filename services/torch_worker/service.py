@@ -1,0 +1,136 @@
+"""Seldon's Predict over the engine: decode, preprocess, share a model call, postprocess, encode. No transport here.
+
+Two stages, each a `Batcher`. Where the folder has a preprocess hook, it runs on hook threads, in parallel with the
+model; without one the event loop makes the job itself, which costs microseconds. The model stage joins jobs of one key
+into a model call and encodes the answers, all on the model's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from libs.proto.seldon import DataKind, SeldonRequest, decode_message
+from libs.proto.wire import ProtoError
+from libs.serving.batcher import BatchObserver, BatchPolicy, Batcher
+from libs.serving.call import Call, Handler
+from libs.serving.errors import InvalidArgument, ServingError
+from services.torch_worker.answers import encode_answer
+from services.torch_worker.engine import Engine, Job
+
+METHODS = ("/seldon.protos.Model/Predict", "/seldon.protos.Seldon/Predict")
+
+# Requests that one hook thread takes at a time. More would save little of the hand-off and make the first wait for the
+# last.
+_HOOK_GROUP = 4
+
+Task = tuple[SeldonRequest, Job]
+
+
+class PredictService:
+    """Serves one engine.
+
+    Args:
+        engine: what runs.
+        policy: bounds of the model's queue. The queue before preprocess is bounded by the same number, in requests.
+        hook_threads: threads that run preprocess.
+        observer: told about the model's batches.
+        hook_observer: told about preprocess's groups.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        policy: BatchPolicy,
+        *,
+        hook_threads: int = 1,
+        observer: BatchObserver | None = None,
+        hook_observer: BatchObserver | None = None,
+    ) -> None:
+        self._engine = engine
+        self._max_rows = policy.max_batch_size
+        self._model: Batcher[Task, bytes] = Batcher(
+            self._run, policy, size=self._size, key=self._key, observer=observer, name="model"
+        )
+        self._hooks: Batcher[SeldonRequest, Job] | None = None
+        if engine.preprocesses:
+            self._hooks = Batcher(
+                self._prepare_group,
+                BatchPolicy(_HOOK_GROUP, max(policy.max_queue_rows, _HOOK_GROUP)),
+                size=lambda _: 1,
+                key=lambda _: None,
+                threads=hook_threads,
+                observer=hook_observer,
+                name="hooks",
+            )
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for the model."""
+        return self._model.queued_rows
+
+    def handlers(self) -> dict[str, Handler]:
+        """Handlers by method path."""
+        return dict.fromkeys(METHODS, self.predict)
+
+    async def predict(self, call: Call, body: bytes) -> bytes:
+        """Answer one SeldonMessage with one.
+
+        Raises:
+            InvalidArgument: the message is malformed or carries nothing that this model takes.
+            ServingError: what the engine, a hook or the queue raised; see there.
+        """
+        try:
+            request = decode_message(body)
+        except ProtoError as error:
+            raise InvalidArgument(f"not a SeldonMessage that can be read: {error}") from error
+        if request.kind is None or request.kind is DataKind.CUSTOM:
+            raise InvalidArgument(
+                "the SeldonMessage carries no payload; expected one of data.tensor, data.ndarray, data.tftensor, "
+                "binData, strData, jsonData" + (" (customData is not supported)" if request.kind else "")
+            )
+        if self._hooks is not None:
+            job = await self._hooks.submit(request, deadline=call.deadline, cancelled=call.cancelled)
+        else:
+            job = self._prepare(request)
+        return await self._model.submit((request, job), deadline=call.deadline, cancelled=call.cancelled)
+
+    async def close(self, drain_deadline_s: float) -> None:
+        """Let what is queued run until the deadline, then fail the rest."""
+        if self._hooks is not None:
+            await self._hooks.close(drain_deadline_s)
+        await self._model.close(drain_deadline_s)
+
+    def _prepare(self, request: SeldonRequest) -> Job:
+        meta: dict[str, Any] = {"tags": request.tags}
+        if request.puid:
+            meta["puid"] = request.puid
+        return self._engine.prepare(request.payload, meta)
+
+    def _prepare_group(self, requests: Sequence[SeldonRequest]) -> list[Job | Exception]:
+        return [self._prepare_or_error(request) for request in requests]
+
+    def _prepare_or_error(self, request: SeldonRequest) -> Job | Exception:
+        try:
+            return self._prepare(request)
+        except ServingError as error:
+            return error
+
+    def _run(self, tasks: Sequence[Task]) -> list[bytes | Exception]:
+        results = self._engine.run([job for _, job in tasks])
+        return [self._encode(request, result) for (request, _), result in zip(tasks, results, strict=True)]
+
+    def _encode(self, request: SeldonRequest, result: Any) -> bytes | Exception:
+        if isinstance(result, ServingError):
+            return result
+        try:
+            return encode_answer(request, result, self._engine.class_names)
+        except ServingError as error:
+            return error
+
+    def _size(self, task: Task) -> int:
+        # A request of more rows than a batch holds runs alone; one of none still takes a place.
+        return min(max(task[1].rows, 1), self._max_rows)
+
+    def _key(self, task: Task) -> Hashable:
+        return self._engine.key(task[1])

@@ -1,0 +1,164 @@
+"""Pure functions between payloads, tensors and answers: joining requests into a batch and splitting its output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class NotSplittableError(Exception):
+    """A batch's output cannot be divided among its requests by rows; the message says what stands in the way."""
+
+
+def join(inputs: Sequence[Any], dtype: np.dtype[Any] | None = None) -> torch.Tensor:
+    """One tensor of the rows of all inputs, along dimension 0.
+
+    Args:
+        inputs: arrays, or tensors, of equal dtype and trailing shape. Arrays may be read-only views: the result never
+            shares memory with them, so that a model may write into its input.
+        dtype: converts arrays to this type while they are copied; None keeps theirs.
+
+    Raises:
+        TypeError: torch has no tensors of the arrays' dtype.
+    """
+    if isinstance(inputs[0], torch.Tensor):
+        return inputs[0] if len(inputs) == 1 else torch.cat(list(inputs))
+    if len(inputs) == 1:
+        return torch.from_numpy(np.array(inputs[0], dtype=dtype, order="C"))
+    return torch.from_numpy(np.concatenate(inputs, dtype=dtype, casting="same_kind"))
+
+
+def split(output: Any, rows: Sequence[int]) -> list[Any]:
+    """Divide a batch's output among requests of so many rows each.
+
+    A tensor (or array) is cut along dimension 0; lists, tuples and dicts of them are cut inside, each request getting
+    the same structure. The parts are views.
+
+    Raises:
+        NotSplittableError: some part of the output has no row for each of the batch's rows.
+    """
+    if isinstance(output, torch.Tensor | np.ndarray):
+        total = sum(rows)
+        if output.ndim == 0 or output.shape[0] != total:
+            raise NotSplittableError(
+                f"the model answered {total} rows with shape {tuple(output.shape)}, dimension 0 is not their number"
+            )
+        if isinstance(output, torch.Tensor):
+            return list(output.split(list(rows)))
+        parts = []
+        start = 0
+        for n in rows:
+            parts.append(output[start : start + n])
+            start += n
+        return parts
+    if isinstance(output, dict):
+        columns = [split(value, rows) for value in output.values()]
+        rebuilt = [dict(zip(output, parts, strict=True)) for parts in zip(*columns, strict=True)]
+        if type(output) is dict or not rebuilt:
+            return rebuilt
+        try:  # such as the output classes of transformers, which postprocess reads by attribute
+            return [type(output)(**parts) for parts in rebuilt]
+        except TypeError as error:
+            raise NotSplittableError(f"a {type(output).__name__} cannot be made of its items: {error}") from error
+    if isinstance(output, list | tuple) and output:
+        per_part = [split(value, rows) for value in output]
+        if hasattr(output, "_fields"):
+            return [type(output)(*parts) for parts in zip(*per_part, strict=True)]
+        return [type(output)(parts) for parts in zip(*per_part, strict=True)]
+    raise NotSplittableError(f"the model answered with a {type(output).__name__}, which has no rows")
+
+
+def to_numpy(output: Any) -> Any:
+    """The same structure with arrays in the place of tensors; bfloat16, which numpy lacks, becomes float32."""
+    if isinstance(output, torch.Tensor):
+        tensor = output.detach().cpu()
+        if tensor.dtype is torch.bfloat16:
+            tensor = tensor.float()
+        return tensor.resolve_conj().resolve_neg().numpy()
+    if isinstance(output, dict):
+        return {key: to_numpy(value) for key, value in output.items()}
+    if isinstance(output, list | tuple):
+        return [to_numpy(value) for value in output]
+    return output
+
+
+def plain(output: Any) -> Any:
+    """The default postprocess: arrays stay arrays, a list of equal arrays becomes one array with a new first dimension.
+
+    Lists of other things become nested lists, dicts keep their keys with plain lists as values (they are answered as
+    JSON), everything else stays as it is.
+    """
+    output = to_numpy(output)
+    if isinstance(output, list) and output and all(isinstance(v, np.ndarray) for v in output):
+        first = output[0]
+        if all(v.shape == first.shape and v.dtype == first.dtype for v in output):
+            return np.array(output)
+    if isinstance(output, dict | list):
+        return listed(output)
+    return output
+
+
+def plain_parts(output: Any, rows: Sequence[int]) -> list[Any]:
+    """`plain` of every part of `split`, converting the batch as a whole where that gives the same answers.
+
+    Raises:
+        NotSplittableError: as split.
+    """
+    output = to_numpy(output)
+    if isinstance(output, list) and output and all(isinstance(v, np.ndarray) for v in output):
+        first = output[0]
+        if all(v.shape == first.shape and v.dtype == first.dtype for v in output):
+            if first.ndim == 0 or first.shape[0] != sum(rows):
+                split(first, rows)  # raises
+            stacked = np.array(output)
+            parts = []
+            start = 0
+            for n in rows:
+                parts.append(stacked[:, start : start + n])
+                start += n
+            return parts
+    if isinstance(output, np.ndarray):
+        return split(output, rows)
+    return [plain(part) for part in split(output, rows)]
+
+
+def listed(output: Any) -> Any:
+    """The same structure with nested Python lists in the place of arrays, and Python numbers in that of numpy's."""
+    if isinstance(output, np.ndarray | np.generic):
+        return output.tolist()
+    if isinstance(output, torch.Tensor):
+        return to_numpy(output).tolist()
+    if isinstance(output, dict):
+        return {key: listed(value) for key, value in output.items()}
+    if isinstance(output, list | tuple):
+        return [listed(value) for value in output]
+    return output
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two outputs have one structure, equal shapes, and values that differ by no more than rounding does.
+
+    Rounding: a batched product adds in another order than a single one; the tolerance is relative to the largest
+    value, 1e-3 for float32 and wider, 2e-2 for half precision.
+    """
+    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        if left.shape != right.shape or left.dtype != right.dtype:
+            return False
+        if left.numel() == 0:
+            return True
+        if not left.is_floating_point():
+            # Integer answers (argmax, token ids) may flip on a tie within rounding; a few may, most must not.
+            return bool((left == right).float().mean() > 0.9)
+        tolerance = 2e-2 if left.dtype.itemsize < 4 else 1e-3
+        scale = float(right.detach().abs().nan_to_num(posinf=0.0).max())
+        return torch.allclose(
+            left.double(), right.double(), rtol=tolerance, atol=tolerance * min(scale, 1.0), equal_nan=True
+        )
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
+    return type(left) is type(right) and bool(left == right)
