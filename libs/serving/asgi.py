@@ -1,11 +1,11 @@
 """Unary gRPC, and a little plain HTTP, as an ASGI application.
 
-`GrpcApp` is the adapter between a transport-neutral `Handler` and an ASGI server that speaks HTTP/2 with trailers. It is
-written for pyvoy and uses nothing but ASGI and its `http.response.trailers` extension. Protocol:
-https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
+`GrpcApp` is the adapter between a transport-neutral `Handler` and an ASGI server that speaks HTTP/2 with
+trailers. It is written for pyvoy and uses nothing but ASGI and its `http.response.trailers` extension.
+Protocol: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
 
-A success is response headers, one body message and the trailers; an error is trailers-only, that is, `grpc-status` in
-the response headers and no body.
+A success is response headers, one body message and the trailers; an error is trailers-only, that is,
+`grpc-status` in the response headers and no body.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Mu
 from typing import Any
 
 from libs.serving.call import Call, Handler, HttpHandler, HttpRequest, HttpResponse
-from libs.serving.control import Control
+from libs.serving.control import Control, configure_logging
 from libs.serving.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -31,7 +31,7 @@ from libs.serving.errors import (
 from libs.serving.frames import ACCEPT_ENCODING, HEADER_BYTES, expected_bytes, frame, trailing_bytes, unframe
 from libs.serving.health import SERVING, Health
 from libs.serving.inflight import InFlight, LiveCall
-from libs.serving.metrics import Metrics, MethodStats
+from libs.serving.metrics import MethodStats, Metrics
 from libs.serving.status import Code, encode_message, grpc_code, http_status, parse_timeout
 
 Scope = MutableMapping[str, Any]
@@ -54,8 +54,8 @@ _OK_START: Event = {
 _OK_TRAILERS: Event = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _NO_BODY: Event = {"type": "http.response.body", "body": b"", "more_body": False}
 
-# What may follow "application/grpc" in the content-type: nothing, a message format, or a parameter; grpc-web is another
-# protocol.
+# What may follow "application/grpc" in the content-type: nothing, a message format, or a parameter; grpc-web
+# is another protocol.
 _AFTER_TYPE = (b"", b"+", b";")
 _NAME = re.compile(r"[a-z0-9_.-]+")
 
@@ -106,8 +106,9 @@ class GrpcApp:
         on_startup: awaited before the server listens. If it raises, the server does not start; the text of a
             `ServingError`, `ValueError` or `OSError` is what the operator reads.
         on_shutdown: awaited after the last call, before the process ends.
-        health: the server's health; made here if not given. Its handlers are added unless `handlers` has them. The
-            whole server becomes SERVING after `on_startup`, unless the application sets that status itself.
+        health: the server's health; made here if not given. Its handlers are added unless `handlers` has
+            them. The whole server becomes SERVING after `on_startup`, unless the application sets that status
+            itself.
         metrics: made here if not given; `/metrics` is added unless `http` has it.
         clock: of deadlines and durations; the default's is the one of `Call.deadline`.
     """
@@ -266,6 +267,8 @@ class GrpcApp:
                 response.headers["allow"] = allowed
             else:
                 response = _http_refusal(404, "no such path")
+        except _BodyTooLarge as error:
+            response = _http_refusal(413, error.message)
         except ServingError as error:
             response = HttpResponse(http_status(error), error.message.encode() + b"\n")
         except Exception as error:
@@ -288,20 +291,21 @@ class GrpcApp:
             chunks.append(event.get("body", b""))
             size += len(chunks[-1])
             if size > self._max_message_bytes:
-                raise BodyTooLarge(f"the body is too large: at most {self._max_message_bytes} bytes")
+                raise _BodyTooLarge(f"the body is too large: at most {self._max_message_bytes} bytes")
             if not event.get("more_body"):
                 return b"".join(chunks)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """The application's life: startup, serving, shutdown."""
         await receive()
+        configure_logging()
         control = Control.from_environment()
         try:
             if self._on_startup is not None:
                 await self._on_startup()
         except Exception as error:
             message = str(error) or type(error).__name__
-            if not isinstance(error, (ServingError, ValueError, OSError)):
+            if not isinstance(error, ServingError | ValueError | OSError):
                 log.exception("startup failed")
                 message = f"{type(error).__name__}: {message}"
             if control is not None:
@@ -329,7 +333,7 @@ class GrpcApp:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-class BodyTooLarge(ResourceExhausted):  # noqa: N818
+class _BodyTooLarge(ResourceExhausted):
     """A plain HTTP body over the limit."""
 
 

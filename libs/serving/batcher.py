@@ -1,15 +1,16 @@
 """The batching shell: model threads around the pure `BatchQueue`.
 
 Who does what:
-- `submit` runs on the event loop. It offers the item under the lock and, if a model thread sleeps, opens its gate.
-- A model thread takes the next batch itself, straight from the queue, runs it without the lock, and hands all results
-  to the loop in one `call_soon_threadsafe`. Batches therefore follow each other without a turn of the event loop
-  between them: a device is not left idle while the loop is busy.
-- A gate is a bare `threading.Lock` that its thread blocks on. It is the cheapest wake-up CPython has (one futex, no
-  Python code); `Condition` and `Queue` are built of several of these in Python.
+- `submit` runs on the event loop. It offers the item under the lock and, if a model thread sleeps, opens its
+  gate.
+- A model thread takes the next batch itself, straight from the queue, runs it without the lock, and hands all
+  results to the loop in one `call_soon_threadsafe`. Batches therefore follow each other without a turn of the
+  event loop between them: a device is not left idle while the loop is busy.
+- A gate is a bare `threading.Lock` that its thread blocks on. It is the cheapest wake-up CPython has (one
+  futex, no Python code); `Condition` and `Queue` are built of several of these in Python.
 
-A caller that stops waiting (its task is cancelled: deadline, disconnect) withdraws its item, which frees its rows at
-once. What runs already runs to its end; its result is thrown away.
+A caller that stops waiting (its task is cancelled: deadline, disconnect) withdraws its item, which frees its
+rows at once. What runs already runs to its end; its result is thrown away.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class _Pending(Ticket[T], Generic[T, R]):
 
 
 def run_error(error: BaseException) -> ServingError:
-    """What callers see of an exception out of a model run: a ServingError as it is, anything else as Internal with an
-    id under which the log has the traceback."""
+    """What callers see of an exception out of a model run: a ServingError as it is, anything else as Internal
+    with an id under which the log has the traceback."""
     if isinstance(error, ServingError):
         return error
     ident = secrets.token_hex(4)
@@ -84,9 +85,10 @@ class Batcher(Generic[T, R]):
     """Dynamic batching on dedicated model threads.
 
     Args:
-        run: called on a model thread with 1 or more items of one key, at most `max_batch_size` rows together; answers
-            one result per item in order. An `Exception` in an item's place fails that item alone. If `run` raises, all
-            items of the batch fail: with that error if it is a `ServingError`, else with Internal.
+        run: called on a model thread with 1 or more items of one key, at most `max_batch_size` rows together;
+            answers one result per item in order. An `Exception` in an item's place fails that item alone. If
+            `run` raises, all items of the batch fail: with that error if it is a `ServingError`, else with
+            Internal.
         policy: bounds; see `BatchPolicy`.
         size: rows of an item.
         key: items of equal keys may share a batch; hashable.
@@ -95,8 +97,8 @@ class Batcher(Generic[T, R]):
         observer: told about batches and drops.
         name: of the threads, for profilers and stack dumps.
 
-    A batcher belongs to the event loop of its first `submit`. The threads start with it and are daemons: a model that
-    hangs cannot keep the process alive.
+    A batcher belongs to the event loop of its first `submit`. The threads start with it and are daemons: a
+    model that hangs cannot keep the process alive.
     """
 
     def __init__(
@@ -290,7 +292,7 @@ class Batcher(Generic[T, R]):
             results = self._run(items)
             if len(results) != len(items):
                 raise TypeError(f"run answered {len(results)} results to {len(items)} items")
-        except BaseException as error:  # noqa: BLE001 - a model thread outlives whatever a model does
+        except BaseException as error:  # a model thread outlives whatever a model does
             results = [run_error(error)] * len(items)
         end = self._clock()
         self._running_rows -= rows

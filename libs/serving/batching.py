@@ -1,15 +1,17 @@
-"""The batching decision, pure: what waits, what runs next, what is dropped. No threads, no event loop, no clock.
+"""The batching decision, pure: what waits, what runs next, what is dropped. No threads, no event loop, no
+clock.
 
-`BatchQueue` holds tickets in arrival order, and by key in lanes. Only tickets of one key can share a batch (same shapes
-and dtypes, say). `take(now)` answers with the next batch: the lane of the oldest waiting ticket, from its head on, up
-to `max_batch_size` rows. So order is FIFO within a key, and no key starves: whoever has waited longest decides which
-lane is next.
+`BatchQueue` holds tickets in arrival order, and by key in lanes. Only tickets of one key can share a batch
+(same shapes and dtypes, say). `take(now)` answers with the next batch: the lane of the oldest waiting ticket,
+from its head on, up to `max_batch_size` rows. So order is FIFO within a key, and no key starves: whoever has
+waited longest decides which lane is next.
 
-Rows are the unit of both bounds. The time of a model run grows with rows, not with requests, and memory does too.
+Rows are the unit of both bounds. The time of a model run grows with rows, not with requests, and memory does
+too.
 
-Everything is amortised O(1) per ticket. A ticket that leaves out of turn (withdrawn, or taken from the middle of the
-arrival order) stays behind as a husk; husks are skipped when they reach the front, and swept once they outnumber the
-living, so that a model that hangs cannot collect the requests of callers who have left.
+Everything is amortised O(1) per ticket. A ticket that leaves out of turn (withdrawn, or taken from the middle
+of the arrival order) stays behind as a husk; husks are skipped when they reach the front, and swept once they
+outnumber the living, so that a model that hangs cannot collect the requests of callers who have left.
 """
 
 from __future__ import annotations
@@ -35,10 +37,11 @@ class BatchPolicy:
 
     Attributes:
         max_batch_size: most rows in one run; an item with more is refused as InvalidArgument.
-        max_queue_rows: most rows waiting, those in a run not counted; an item beyond is refused as ResourceExhausted.
-        max_delay_ms: how long an incomplete batch may wait for company. It holds only while the traffic is seen to be
-            concurrent (another item waits, or a batch of several has just ended): a lone request never waits.
-            0 starts whatever is there as soon as a model thread is free.
+        max_queue_rows: most rows waiting, those in a run not counted; an item beyond is refused as
+            ResourceExhausted.
+        max_delay_ms: how long an incomplete batch may wait for company. It holds only while the traffic is
+            seen to be concurrent (another item waits, or a batch of several has just ended): a lone request
+            never waits. 0 starts whatever is there as soon as a model thread is free.
     """
 
     max_batch_size: int
@@ -135,7 +138,8 @@ class Take(Generic[TicketT]):
 
 
 class BatchQueue(Generic[TicketT]):
-    """Bounded queue that forms batches; see the module's text. Not thread safe: the shell holds a lock around it."""
+    """Bounded queue that forms batches; see the module's text. Not thread safe: the shell holds a lock around
+    it."""
 
     def __init__(self, policy: BatchPolicy) -> None:
         self._policy = policy
@@ -207,7 +211,8 @@ class BatchQueue(Generic[TicketT]):
         return Take(batch, dropped, None)
 
     def withdraw(self, ticket: TicketT) -> bool:
-        """Takes a ticket out whose caller wants no answer any more; False if it is not queued (running or done)."""
+        """Takes a ticket out whose caller wants no answer any more; False if it is not queued (running or
+        done)."""
         if ticket.state is not _QUEUED:
             return False
         self._leave(ticket, _WITHDRAWN)

@@ -1,7 +1,8 @@
 """What a transport hands to a handler, and what a handler gives back.
 
-A handler is an async function from a `Call` and the bytes of one request message to the bytes of one response message.
-It fails by raising a `libs.serving.errors.ServingError`. Nothing here knows which transport carries the call.
+A handler is an async function from a `Call` and the bytes of one request message to the bytes of one response
+message. It fails by raising a `libs.serving.errors.ServingError`. Nothing here knows which transport carries
+the call.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ class Call:
 
     Attributes:
         method: full method path, such as `/seldon.protos.Model/Predict`.
-        metadata: request metadata, keys in lower case. Values of keys that end in `-bin` stay base64 text, as on the
-            wire. Of a repeated key the values are joined by `,`.
-        deadline: when the caller stops waiting, in seconds on `time.monotonic`'s clock; None if it named no deadline.
-        cancelled: says whether the caller is known to be gone. Cheap, callable from any thread, never blocks. Work that
-            has not begun should not begin once this is true.
+        metadata: request metadata, keys in lower case. Values of keys that end in `-bin` stay base64 text, as
+            on the wire. Of a repeated key the values are joined by `,`.
+        deadline: when the caller stops waiting, in seconds on `time.monotonic`'s clock; None if it named no
+            deadline.
+        cancelled: says whether the caller is known to be gone. Cheap, callable from any thread, never blocks.
+            Work that has not begun should not begin once this is true.
         response_metadata: initial metadata that a handler may add; lower-case keys, printable ASCII values.
     """
 
@@ -37,7 +39,8 @@ class Call:
 
 
 Handler = Callable[[Call, bytes], Awaitable[bytes]]
-"""Serves one method. The request may be any bytes-like view of the message; the answer is the response message."""
+"""Serves one method. The request may be any bytes-like view of the message; the answer is the response
+message."""
 
 
 @dataclass(slots=True)

@@ -1,19 +1,22 @@
 """The line between a server process and the `run_server` that started it.
 
-One Unix socket pair, inherited by the child under a descriptor number in `SERVING_CONTROL_FD`; one JSON object a line.
+One Unix socket pair, inherited by the child under a descriptor number in `SERVING_CONTROL_FD`; one JSON
+object a line.
 
     child -> parent   {"event": "failed", "message": "..."}   startup failed; the text is for the operator
                       {"event": "health", "serving": true}    readiness changed
     parent -> child   {"command": "drain"}                    become NOT_SERVING for good
 
-The socket also ties the two lives together: it reads end-of-file when the other side is gone, however it went. A
-child that loses its parent kills itself at once; nobody could drain it any more. No port, path or token is involved, so
-nobody else can speak here.
+The socket also ties the two lives together: it reads end-of-file when the other side is gone, however it
+went. A child that loses its parent kills itself at once; nobody could drain it any more. No port, path or
+token is involved, so nobody else can speak here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -22,6 +25,15 @@ from collections.abc import Callable
 from typing import Any
 
 FD_VARIABLE = "SERVING_CONTROL_FD"
+LOG_LEVEL_VARIABLE = "SERVING_LOG_LEVEL"
+
+
+def configure_logging() -> None:
+    """Logging of the child to standard error at the parent's level, unless the application has set up its
+    own."""
+    level = os.environ.get(LOG_LEVEL_VARIABLE)
+    if level is not None:
+        logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 class Control:
@@ -42,12 +54,10 @@ class Control:
 
     def send(self, event: dict[str, Any]) -> None:
         """Tells the parent; a parent that is gone is noticed by the reader."""
-        try:
+        with contextlib.suppress(OSError):
             self._socket.sendall(json.dumps(event).encode() + b"\n")
-        except OSError:
-            pass
 
-    def listen(self, drain: Callable[[], None]) -> None:
+    def listen(self, drain: Callable[[], object]) -> None:
         """Obeys the parent from a thread of its own, since the event loop may be busy when the parent dies.
 
         Args:
@@ -55,7 +65,7 @@ class Control:
         """
         threading.Thread(target=self._read, args=(drain,), name="control", daemon=True).start()
 
-    def _read(self, drain: Callable[[], None]) -> None:
+    def _read(self, drain: Callable[[], object]) -> None:
         with self._socket.makefile("rb") as lines:
             try:
                 for line in lines:

@@ -1,13 +1,13 @@
 """The domain error tree of the serving core.
 
-Handlers, batchers and engines raise these. They know neither gRPC nor HTTP: each transport maps them through the
-one total table in `libs.serving.status`. The names follow the canonical error space
-(https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto), because it is the vocabulary that callers
-of an RPC already share.
+Handlers, batchers and engines raise these. They know neither gRPC nor HTTP: each transport maps them through
+the one total table in `libs.serving.status`. The names follow the canonical error space
+(https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto), because it is the vocabulary
+that callers of an RPC already share.
 
-The message of a `ServingError` is shown to the caller, so it says what was wrong and what was expected, and never holds
-a traceback, a path of the server or a caller's data. Any other exception counts as a defect: the caller sees an id
-only, and the details go to the log.
+The message of a `ServingError` is shown to the caller, so it says what was wrong and what was expected, and
+never holds a traceback, a path of the server or a caller's data. Any other exception counts as a defect: the
+caller sees an id only, and the details go to the log.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class NotFound(ServingError):  # noqa: N818
 
 
 class FailedPrecondition(ServingError):  # noqa: N818
-    """The request is well formed, but the server's state does not allow it and retrying alone will not help."""
+    """The request is well formed, but the server's state does not allow it and retrying alone will not
+    help."""
 
 
 class ResourceExhausted(ServingError):  # noqa: N818
@@ -50,7 +51,8 @@ class Cancelled(ServingError):  # noqa: N818
 
 
 class Unavailable(ServingError):  # noqa: N818
-    """The server cannot serve now (starting, draining, backend gone). Nothing was processed: retry elsewhere."""
+    """The server cannot serve now (starting, draining, backend gone). Nothing was processed: retry
+    elsewhere."""
 
 
 class Unimplemented(ServingError):  # noqa: N818

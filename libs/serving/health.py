@@ -1,7 +1,9 @@
 """Health of a server: the grpc.health.v1 service and the HTTP probes, over one state.
 
-Protocol: https://github.com/grpc/grpc/blob/master/doc/health-checking.md. `Check` with the empty service name asks for
-the whole server. The two messages have one field each, so they are read and written here without generated code:
+Protocol: https://github.com/grpc/grpc/blob/master/doc/health-checking.md. `Check` with the empty service name
+    asks for
+the whole server. The two messages have one field each, so they are read and written here without generated
+code:
 
     message HealthCheckRequest  { string service = 1; }
     message HealthCheckResponse { ServingStatus status = 1; }  // UNKNOWN 0, SERVING 1, NOT_SERVING 2

@@ -1,14 +1,16 @@
 """Calls in flight of one server: their deadlines, and finding out that a caller has gone.
 
-Deadlines: a heap with one event-loop timer for its earliest entry. A call costs one heap push, while a timer of its own
-would cost several times that; with equal timeouts the timer is not even moved. The timer is exact to the event loop's
-millisecond, and never early.
+Deadlines: a heap with one event-loop timer for its earliest entry. A call costs one heap push, while a timer
+    of its own
+would cost several times that; with equal timeouts the timer is not even moved. The timer is exact to the
+event loop's millisecond, and never early.
 
-Callers that leave: after the request body ASGI's `receive` is the only source of `http.disconnect`. A server may hold
-it until that happens, or answer an empty `http.request` at once (pyvoy does), so it must be polled. A poll costs a trip
-through the server's I/O thread. Calls are therefore left alone for their first `FIRST_POLL_S`, which most never reach,
-and are then asked at 1, 2, 4, ... times that age, at most `MAX_POLL_S` apart: whoever has waited for a time t was seen
-alive within the last t / 2, at a cost that grows with log t.
+Callers that leave: after the request body ASGI's `receive` is the only source of `http.disconnect`. A server
+may hold it until that happens, or answer an empty `http.request` at once (pyvoy does), so it must be polled.
+A poll costs a trip through the server's I/O thread. Calls are therefore left alone for their first
+`FIRST_POLL_S`, which most never reach, and are then asked at 1, 2, 4, ... times that age, at most
+`MAX_POLL_S` apart: whoever has waited for a time t was seen alive within the last t / 2, at a cost that grows
+with log t.
 
 In both cases the call's task is cancelled, which withdraws what it has queued in a `Batcher`.
 """
@@ -71,10 +73,11 @@ class LiveCall:
         return self.gone or self.expired or self.done
 
     def abandon(self) -> None:
-        """Stops the handler, unless it is still reading: its reader sees the disconnect, or the flags, itself.
+        """Stops the handler, unless it is still reading: its reader sees the disconnect, or the flags,
+        itself.
 
-        A pending `receive` is not cancelled because pyvoy completes its future later all the same, and would log an
-        InvalidStateError for each.
+        A pending `receive` is not cancelled because pyvoy completes its future later all the same, and would
+        log an InvalidStateError for each.
         """
         if not self.reading and not self.done and self.task is not None:
             self.task.cancel()

@@ -1,11 +1,13 @@
 """Prometheus metrics of one server, cheap on the request path.
 
-prometheus-client's own objects take a lock per counter and walk a histogram's buckets in Python. Calls are counted on
-one thread, so plain integers suffice: `MethodStats.observe` is a bisection and a few additions. The exposition
-format is built by prometheus-client when `/metrics` is read, from a collector over these integers.
+prometheus-client's own objects take a lock per counter and walk a histogram's buckets in Python. Calls are
+counted on one thread, so plain integers suffice: `MethodStats.observe` is a bisection and a few additions.
+The exposition format is built by prometheus-client when `/metrics` is read, from a collector over these
+integers.
 
-Names and labels of the call metrics are those of the gRPC ecosystem's interceptors (grpc_server_handled_total, ...), so
-that existing dashboards work. The rest is named `serving_*`. Add your own metrics to `Metrics.registry`.
+Names and labels of the call metrics are those of the gRPC ecosystem's interceptors
+(grpc_server_handled_total, ...), so that existing dashboards work. The rest is named `serving_*`. Add your
+own metrics to `Metrics.registry`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from prometheus_client.exposition import choose_encoder
 from libs.serving.call import HttpRequest, HttpResponse
 from libs.serving.status import Code
 
-# Seconds. Online models answer in 1 ms to 1 s; the steps are near a factor of two, which bounds a quantile's error.
+# Seconds. Online models answer in 1 ms to 1 s; the steps are near a factor of two, which bounds a quantile's
+# error.
 LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # Rows or items of a batch.
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -119,14 +122,16 @@ class Metrics:
         self.registry.register(self)
 
     def method(self, path: str) -> MethodStats:
-        """The stats of a method path such as `/seldon.protos.Model/Predict`; the same object for the same path."""
+        """The stats of a method path such as `/seldon.protos.Model/Predict`; the same object for the same
+        path."""
         stats = self._methods.get(path)
         if stats is None:
             stats = self._methods[path] = MethodStats(path)
         return stats
 
     def batcher(self, model: str, queued_rows: Callable[[], float] | None = None) -> BatchStats:
-        """An observer to give to a `Batcher`. Set its `queued_rows` once the batcher exists, if not given here."""
+        """An observer to give to a `Batcher`. Set its `queued_rows` once the batcher exists, if not given
+        here."""
         stats = BatchStats(model)
         if queued_rows is not None:
             stats.queued_rows = queued_rows

@@ -1,8 +1,10 @@
 """Status codes per transport, and the gRPC-over-HTTP/2 header fields that carry them.
 
-One total table maps the domain error tree of `libs.serving.errors` to gRPC codes and to HTTP statuses. Sources: the code
-numbers are gRPC's (https://grpc.github.io/grpc/core/md_doc_statuscodes.html), the HTTP column is google.rpc.Code's, the
-header syntax is the gRPC over HTTP/2 protocol (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
+One total table maps the domain error tree of `libs.serving.errors` to gRPC codes and to HTTP statuses.
+Sources: the code numbers are gRPC's (https://grpc.github.io/grpc/core/md_doc_statuscodes.html), the HTTP
+    column is google.rpc.Code's, the
+header syntax is the gRPC over HTTP/2 protocol
+(https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
 """
 
 from __future__ import annotations
@@ -84,12 +86,14 @@ def http_status(error: ServingError) -> int:
 
 # Percent-encoding of Status-Message: every UTF-8 byte outside %x20-%x24 and %x26-%x7E is written %XX.
 _PERCENT = [chr(b) if 0x20 <= b <= 0x7E and b != 0x25 else f"%{b:02X}" for b in range(256)]
-# A trailer longer than this risks the peer's header list limit (8 KiB in grpc-core); the message is cut, not the status.
+# A trailer longer than this risks the peer's header list limit (8 KiB in grpc-core); the message is cut, not
+# the status.
 MAX_MESSAGE_CHARS = 2048
 
 
 def encode_message(message: str) -> bytes:
-    """`grpc-message` field value of a text: percent-encoded UTF-8, cut at `MAX_MESSAGE_CHARS` characters of text."""
+    """`grpc-message` field value of a text: percent-encoded UTF-8, cut at `MAX_MESSAGE_CHARS` characters of
+    text."""
     if len(message) > MAX_MESSAGE_CHARS:
         message = message[: MAX_MESSAGE_CHARS - 3] + "..."
     raw = message.encode("utf-8", "replace")
