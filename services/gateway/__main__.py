@@ -1,0 +1,127 @@
+"""The `gateway` command."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from services.gateway import nodefile
+from services.gateway.bootstrap import DEFAULT_MAX_MESSAGE_BYTES
+from services.gateway.gateway import Gateway, GatewayOptions, StartError
+from services.gateway.nodefile import NodeFileInvalid
+
+_EPILOG = """\
+examples:
+  gateway serve --nodes nodefile.txt --listen 0.0.0.0:8080 --admin 127.0.0.1:9901
+  gateway check --nodes nodefile.txt
+
+a node file has one task a line: the task id, the longest that a call may take in milliseconds, its instances:
+  69=100,10.0.0.7:8500,10.0.0.8:8500     # textcnn, two instances
+  39=1000,digits.models.svc:8866         # a name may stand for many instances; it is resolved every 5 s
+edit the file while the gateway runs: the change is live within a second, and a file with an error changes nothing.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=args.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if args.command == "check":
+        return _check(args.nodes)
+    return _serve(args)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    listen_host, listen_port = args.listen
+    admin_host, admin_port = args.admin
+    options = GatewayOptions(
+        nodes=args.nodes, listen_host=listen_host, listen_port=listen_port, admin_host=admin_host,
+        admin_port=admin_port, concurrency=args.concurrency, max_message_bytes=args.max_message_bytes,
+        drain_grace_s=args.drain_grace, drain_deadline_s=args.drain_deadline,
+        envoy_log_level=args.envoy_log_level,
+    )
+
+    async def run() -> int:
+        return await Gateway(options).run()
+
+    try:
+        return asyncio.run(run())
+    except StartError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return 2
+
+
+def _check(path: Path) -> int:
+    try:
+        table = nodefile.parse(path.read_bytes())
+    except OSError as error:
+        print(f"gateway: {path}: {error.strerror}", file=sys.stderr)
+        return 2
+    except NodeFileInvalid as invalid:
+        for item in invalid.errors:
+            print(item.render(str(path)), file=sys.stderr)
+        return 2
+    instances = sum(len(task.endpoints) for task in table.tasks.values())
+    print(f"{path}: {len(table.tasks)} tasks, {instances} instances, no errors")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gateway", description="One gRPC entry for every model.", epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    nodes = argparse.ArgumentParser(add_help=False)
+    nodes.add_argument("--nodes", type=Path, required=True, metavar="FILE", help="the node file")
+    nodes.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    serve = commands.add_parser(
+        "serve", parents=[nodes], help="take traffic", epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    serve.add_argument("--listen", type=_address, default=("0.0.0.0", 8080), metavar="HOST:PORT",
+                       help="where callers connect; port 0 takes a free one (default 0.0.0.0:8080)")
+    serve.add_argument("--admin", type=_address, default=("127.0.0.1", 9901), metavar="HOST:PORT",
+                       help="status page and metrics; keep it on loopback (default 127.0.0.1:9901)")
+    serve.add_argument("--concurrency", type=_positive, default=os.cpu_count() or 1, metavar="N",
+                       help="Envoy's worker threads (default: one a core)")
+    serve.add_argument("--max-message-bytes", type=_positive, default=DEFAULT_MAX_MESSAGE_BYTES, metavar="BYTES",
+                       help="the largest request message (default 10 MiB)")
+    serve.add_argument("--drain-grace", type=_seconds, default=1.0, metavar="SECONDS",
+                       help="after SIGTERM: how long to serve on while health says NOT_SERVING (default 1)")
+    serve.add_argument("--drain-deadline", type=_seconds, default=15.0, metavar="SECONDS",
+                       help="after that: how long calls in flight may take to finish (default 15)")
+    serve.add_argument("--envoy-log-level", default="warning", help="trace, debug, info, warning, error, off")
+    commands.add_parser(
+        "check", parents=[nodes], help="validate a node file: every error with its line; status 2 if there is one")
+    return parser
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected HOST:PORT, like 127.0.0.1:8080")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds from 0 to 3600")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""Envoy's bootstrap: the public listener, the way to the control plane, and explicit limits. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from services.gateway.methods import TASK_HEADER
+
+Json = dict[str, Any]
+
+CONTROL_CLUSTER = "control-plane"
+ROUTES = "tasks"  # the name of the route configuration
+STATS = "public"  # prefix of the listener's statistics: http.public.*
+
+_TYPE = "type.googleapis.com/"
+_HTTP = _TYPE + "envoy.extensions.filters.http."
+
+MIB = 1 << 20
+DEFAULT_MAX_MESSAGE_BYTES = 10 * MIB
+_FRAME_BYTES = 5  # a gRPC message travels behind one flag byte and four bytes of length
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapOptions:
+    """What differs from one gateway to the next."""
+
+    listen_host: str
+    listen_port: int
+    control_socket: str
+    admin_socket: str
+    filter_source: str
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    max_connections: int = 50_000
+    drain_s: float = 1.0
+    node_id: str = "gateway"
+
+
+def bootstrap(options: BootstrapOptions) -> Json:
+    """The whole bootstrap in Envoy's JSON form."""
+    ads = {"ads": {}, "resource_api_version": "V3"}
+    return {
+        "node": {"id": options.node_id, "cluster": "dl-gateway"},
+        "admin": {"address": {"pipe": {"path": options.admin_socket, "mode": 0o600}}},
+        "dynamic_resources": {
+            "ads_config": _control_api() | {"set_node_on_first_message_only": True},
+            "cds_config": ads | {"initial_fetch_timeout": "10s"},
+        },
+        "cluster_manager": {"load_stats_config": _control_api()},
+        "static_resources": {
+            "listeners": [_listener(options)],
+            "clusters": [_control_cluster(options.control_socket)],
+        },
+        "overload_manager": {"resource_monitors": [{
+            "name": "envoy.resource_monitors.global_downstream_max_connections",
+            "typed_config": {
+                "@type": _TYPE + "envoy.extensions.resource_monitors.downstream_connections.v3"
+                                 ".DownstreamConnectionsConfig",
+                "max_active_downstream_connections": options.max_connections,
+            },
+        }]},
+    }
+
+
+def _control_api() -> Json:
+    return {
+        "api_type": "GRPC", "transport_api_version": "V3",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": CONTROL_CLUSTER}}],
+    }
+
+
+def _control_cluster(socket: str) -> Json:
+    return {
+        "name": CONTROL_CLUSTER, "type": "STATIC", "connect_timeout": "1s",
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": _TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            },
+        },
+        "load_assignment": {
+            "cluster_name": CONTROL_CLUSTER,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": socket}}}}]}],
+        },
+    }
+
+
+def _listener(options: BootstrapOptions) -> Json:
+    return {
+        "name": "public", "stat_prefix": STATS,
+        "address": {"socket_address": {"address": options.listen_host, "port_value": options.listen_port}},
+        # The filter holds a request until its end to read the key: this is what it may hold, and beyond it
+        # Envoy answers 413. It also bounds what is kept for a retry.
+        "per_connection_buffer_limit_bytes": options.max_message_bytes + _FRAME_BYTES,
+        "tcp_backlog_size": 4096,
+        "filter_chains": [{"filters": [{
+            "name": "http",
+            "typed_config": _connection_manager(options),
+        }]}],
+    }
+
+
+def _connection_manager(options: BootstrapOptions) -> Json:
+    return {
+        "@type": _TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": STATS,
+        "codec_type": "AUTO",
+        "rds": {
+            "route_config_name": ROUTES,
+            "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "10s"},
+        },
+        "http_filters": [
+            {"name": "task", "typed_config": {
+                "@type": _HTTP + "lua.v3.Lua", "default_source_code": {"inline_string": options.filter_source}}},
+            {"name": "router", "typed_config": {
+                "@type": _HTTP + "router.v3.Router", "suppress_envoy_headers": True}},
+        ],
+        "local_reply_config": _local_replies(options),
+        # Callers are not trusted with x-envoy-* headers, which could change timeouts and retries: with no
+        # internal address range every caller is external, and Envoy removes what they sent.
+        "use_remote_address": True,
+        "internal_address_config": {"unix_sockets": False, "cidr_ranges": [
+            {"address_prefix": "192.0.2.0", "prefix_len": 32}]},  # a documentation range: nobody
+        "skip_xff_append": True,
+        "generate_request_id": False,
+        "server_header_transformation": "PASS_THROUGH",
+        "normalize_path": False,
+        "stream_idle_timeout": "300s",
+        "request_headers_timeout": "10s",
+        "delayed_close_timeout": "1s",
+        "drain_timeout": f"{options.drain_s}s",
+        "max_request_headers_kb": 32,
+        "common_http_protocol_options": {
+            "idle_timeout": "3600s", "max_headers_count": 100,
+            "headers_with_underscores_action": "ALLOW",  # gRPC metadata may have them
+        },
+        "http2_protocol_options": _http2_limits(),
+    }
+
+
+def _http2_limits() -> Json:
+    return {
+        "max_concurrent_streams": 1024,
+        "hpack_table_size": 4096,
+        # A 10 MiB message must not wait for window updates on every round trip: 1 MiB in flight a stream is
+        # 1 GB/s at a round trip of 1 ms, and 16 MiB a connection bounds what one caller can park here.
+        "initial_stream_window_size": MIB,
+        "initial_connection_window_size": 16 * MIB,
+        # Floods of control frames close the connection (CVE-2019-9511 to 9518 and kin).
+        "max_outbound_frames": 10_000,
+        "max_outbound_control_frames": 1000,
+        "max_consecutive_inbound_frames_with_empty_payload": 1,
+        "max_inbound_priority_frames_per_stream": 100,
+        "max_inbound_window_update_frames_per_data_frame_sent": 10,
+        "override_stream_error_on_invalid_http_message": True,
+        # A caller whose machine vanished must not hold its streams for ever.
+        "connection_keepalive": {"interval": "60s", "timeout": "20s"},
+    }
+
+
+# What callers read when the gateway itself answers: (Envoy's response flags, gRPC status, message). First match.
+_TASK = f"task %REQ({TASK_HEADER})%"
+_BY_FLAG: tuple[tuple[tuple[str, ...], int, str], ...] = (
+    (("UH",), 14, f"{_TASK} has no healthy instance: start one, or correct its line in the node file"),
+    (("UO",), 8, f"{_TASK} has too many calls in flight: slow down, or add instances"),
+    (("UT", "UPE", "SI", "DT"), 4, f"{_TASK} did not answer in time: raise the deadline or the task's timeout,"
+                                   " or add instances"),
+    (("NC",), 14, f"{_TASK} is being set up: try again"),
+    (("UF",), 14, f"{_TASK}: no instance could be reached: %UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+    (("UC", "UR", "LR"), 14, f"{_TASK}: the instance broke off before it answered"),
+)
+
+
+def _local_replies(options: BootstrapOptions) -> Json:
+    mappers = [
+        _reply({"response_flag_filter": {"flags": list(flags)}}, status, message)
+        for flags, status, message in _BY_FLAG
+    ]
+    mappers += [
+        _reply(_status_is(404), 5, f"{_TASK} is not in the node file of this gateway"),
+        _reply(_status_is(413), 8, f"the request is larger than {options.max_message_bytes} bytes"),
+        _reply(_status_is(431), 8, "the metadata is larger than 32 KiB or has more than 100 entries"),
+        _reply(_status_is(408), 4, "the request did not arrive in time"),
+    ]
+    return {"mappers": mappers}
+
+
+def _reply(match: Json, grpc_status: int, message: str) -> Json:
+    # Replies of the filter carry a status of their own already and pass untouched.
+    return {
+        "filter": match,
+        "headers_to_add": [{"header": {"key": "grpc-status", "value": str(grpc_status)},
+                            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
+        "body_format_override": {"text_format_source": {"inline_string": message}},
+    }
+
+
+def _status_is(code: int) -> Json:
+    return {"status_code_filter": {"comparison": {
+        "op": "EQ", "value": {"default_value": code, "runtime_key": "none"}}}}

@@ -1,0 +1,300 @@
+"""The control plane: holds the table, feeds Envoy, follows the file, and ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import grpc
+from envoy.service.discovery.v3 import ads_pb2_grpc
+from envoy.service.load_stats.v3 import lrs_pb2_grpc
+
+from libs.balancing.controller import EndpointReport, WeightController
+from services.gateway import nodefile
+from services.gateway.bootstrap import DEFAULT_MAX_MESSAGE_BYTES, STATS, BootstrapOptions, bootstrap
+from services.gateway.load_reports import LoadReports
+from services.gateway.methods import lua_table
+from services.gateway.nodefile import NodeFileInvalid
+from services.gateway.own_services import OwnServices
+from services.gateway.process import EnvoyProcess, check_port_free
+from services.gateway.resolver import Resolver
+from services.gateway.snapshot import build, load_assignment, resolve
+from services.gateway.table import Table
+from services.gateway.watch import changes
+from services.gateway.xds import Discovery
+
+log = logging.getLogger(__name__)
+
+_START_DEADLINE_S = 30.0
+# An Envoy that keeps crashing is not helped by starting it again.
+_CRASHES, _CRASH_WINDOW_S = 5, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """The `serve` command's flags."""
+
+    nodes: Path
+    listen_host: str
+    listen_port: int
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 0
+    concurrency: int = 1
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    drain_grace_s: float = 1.0
+    drain_deadline_s: float = 15.0
+    envoy_log_level: str = "warning"
+
+
+class StartError(Exception):
+    """The gateway cannot start, and the message says what to do."""
+
+
+@dataclass(slots=True)
+class ReloadState:
+    """The node file's story, for the admin page."""
+
+    version: int = 0
+    loaded_at: float = 0.0  # seconds since the epoch
+    rejected: int = 0
+    errors: list[str] = field(default_factory=list)  # of the file as it is now; empty when it is in use
+
+
+def filter_source() -> str:
+    """The routing filter with its table of methods."""
+    text = resources.files("services.gateway").joinpath("filter.lua").read_text(encoding="utf-8")
+    return f"local METHODS = {lua_table()}\n{text}"
+
+
+class Gateway:
+    """One gateway: a control plane and its Envoy."""
+
+    def __init__(self, options: GatewayOptions) -> None:
+        self.options = options
+        self.table = Table({})
+        self.reload = ReloadState()
+        self.discovery = Discovery()
+        self.weights = WeightController()
+        self.resolver = Resolver(self._publish)
+        self.envoy: EnvoyProcess | None = None
+        self.restarts = 0
+        self.draining = False
+        self.listen_port = options.listen_port
+        self._stop = asyncio.Event()
+        self._data: bytes | None = None
+        self._apply_lock = asyncio.Lock()
+
+    # --- table ---
+
+    async def apply(self, data: bytes) -> bool:
+        """Puts a node file's content to work, or rejects all of it and keeps the running table."""
+        async with self._apply_lock:
+            self._data = data
+            try:
+                table = nodefile.parse(data)
+            except NodeFileInvalid as invalid:
+                self.reload.errors = [error.render(str(self.options.nodes)) for error in invalid.errors]
+                self.reload.rejected += 1
+                for line in self.reload.errors:
+                    log.error("%s", line)
+                return False
+            # Names first: a pool must not be empty because its new name was not looked up yet.
+            await self.resolver.use(table.names())
+            self.table = table
+            self.reload.version += 1
+            self.reload.loaded_at = time.time()
+            self.reload.errors = []
+            self._publish()
+            log.info("node file version %d: %d tasks", self.reload.version, len(table.tasks))
+            return True
+
+    def _publish(self) -> None:
+        pools = resolve(self.table, self.resolver.addresses)
+        self.weights.set_pools(pools)
+        self.discovery.update(build(self.table, pools, {pool: self.weights.weights(pool) for pool in pools}))
+
+    def _observe(self, reports: Mapping[str, list[EndpointReport]]) -> None:
+        changed = [pool for pool, found in reports.items() if self.weights.observe(pool, found)]
+        if changed:
+            current = {pool: self.weights.weights(pool) for pool in changed}
+            self.discovery.update(self.discovery.snapshot.with_endpoints(
+                {pool: load_assignment(pool, list(weights), weights) for pool, weights in current.items()}))
+
+    async def _follow_file(self) -> None:
+        async for data in changes(self.options.nodes, self._data):
+            if data != self._data:  # SIGHUP may have been faster
+                await self.apply(data)
+
+    async def _reload_now(self) -> None:
+        try:
+            data = self.options.nodes.read_bytes()
+        except OSError as error:
+            self.reload.errors = [f"{self.options.nodes}: {error.strerror}"]
+            log.error("cannot read the node file, keeping the running table: %s", error)
+            return
+        await self.apply(data)
+
+    async def status_of(self, service: str) -> bool | None:
+        """Health by service name: "" is the gateway itself, a task id is that task's pool."""
+        if service == "":
+            return not self.draining and self.envoy is not None and self.envoy.returncode is None
+        task = self.table.tasks.get(int(service)) if service.isascii() and service.isdigit() else None
+        if task is None or self.envoy is None:
+            return None
+        try:
+            return await self.envoy.admin.gauge(f"cluster.{task.cluster}.membership_healthy") > 0
+        except OSError:
+            return False
+
+    # --- life ---
+
+    def stop(self) -> None:
+        """Asks for an orderly end, as SIGTERM does."""
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Serves until told to stop. The exit status: 0 after an orderly end. Raises StartError."""
+        await self._load_first()
+        try:
+            check_port_free(self.options.listen_host, self.options.listen_port)
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {self.options.listen_host}:{self.options.listen_port}: {error.strerror};"
+                " choose another port with --listen, or stop what uses it") from None
+        with tempfile.TemporaryDirectory(prefix="dl-gateway-") as name:
+            folder = Path(name)  # 0700: nobody else reaches the sockets
+            server = await self._serve_control(folder)
+            try:
+                return await self._run_envoy(folder)
+            finally:
+                await server.stop(grace=None)
+
+    async def _load_first(self) -> None:
+        try:
+            data = self.options.nodes.read_bytes()
+        except OSError as error:
+            raise StartError(f"{self.options.nodes}: {error.strerror}; give the node file with --nodes") from None
+        if not await self.apply(data):
+            raise StartError("\n".join(self.reload.errors))
+
+    async def _serve_control(self, folder: Path) -> grpc.aio.Server:
+        server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
+        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(self.discovery, server)
+        lrs_pb2_grpc.add_LoadReportingServiceServicer_to_server(LoadReports(self._observe), server)
+        OwnServices(self.status_of).register(server)
+        server.add_insecure_port(f"unix:{folder / 'control.sock'}")
+        await server.start()
+        return server
+
+    async def _run_envoy(self, folder: Path) -> int:
+        loop = asyncio.get_running_loop()
+        background: set[asyncio.Task[None]] = set()
+
+        def hang_up() -> None:
+            task = asyncio.create_task(self._reload_now())
+            background.add(task)
+            task.add_done_callback(background.discard)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
+        background.add(asyncio.create_task(self._follow_file()))
+        background.add(asyncio.create_task(self.resolver.run()))
+        try:
+            return await self._supervise(folder)
+        finally:
+            for task in background:
+                task.cancel()
+            if self.envoy is not None:
+                await self.envoy.stop()
+
+    async def _supervise(self, folder: Path) -> int:
+        crashes: list[float] = []
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            while True:
+                self.envoy = await self._start_envoy(folder)
+                ready = asyncio.create_task(self._until_ready(self.envoy))
+                ended = asyncio.create_task(self.envoy.wait())
+                try:
+                    await asyncio.wait({ready, ended, stop}, return_when=asyncio.FIRST_COMPLETED)
+                    if ready.done() and not ended.done():
+                        self.listen_port = ready.result()
+                        if not crashes:
+                            print(f"READY {self._listen_text()}", flush=True)
+                        await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
+                    if stop.done():
+                        await self._drain(self.envoy)
+                        return 0
+                    if not ready.done() and not crashes:
+                        raise StartError(f"Envoy ended with status {self.envoy.returncode} before it was ready;"
+                                         " its log above says why")
+                finally:
+                    ready.cancel()
+                    ended.cancel()
+                now = time.monotonic()
+                crashes = [t for t in crashes if now - t < _CRASH_WINDOW_S] + [now]
+                if len(crashes) >= _CRASHES:
+                    log.critical("Envoy ended %d times in %.0f s; giving up", len(crashes), _CRASH_WINDOW_S)
+                    return 1
+                self.restarts += 1
+                pause = min(5.0, 0.1 * 2 ** (len(crashes) - 1))
+                log.error("Envoy ended with status %s; starting it again in %.1f s", self.envoy.returncode, pause)
+                await asyncio.wait({stop}, timeout=pause)
+                if stop.done():
+                    return 0
+        finally:
+            stop.cancel()
+
+    def _listen_text(self) -> str:
+        host = self.options.listen_host
+        return f"[{host}]:{self.listen_port}" if ":" in host else f"{host}:{self.listen_port}"
+
+    async def _start_envoy(self, folder: Path) -> EnvoyProcess:
+        admin_socket = folder / "envoy.sock"
+        admin_socket.unlink(missing_ok=True)
+        options = BootstrapOptions(
+            listen_host=self.options.listen_host, listen_port=self.listen_port,
+            control_socket=str(folder / "control.sock"), admin_socket=str(admin_socket),
+            filter_source=filter_source(), max_message_bytes=self.options.max_message_bytes,
+        )
+        return await EnvoyProcess.start(
+            bootstrap(options), folder, str(admin_socket), concurrency=self.options.concurrency,
+            drain_s=options.drain_s, log_level=self.options.envoy_log_level,
+        )
+
+    async def _until_ready(self, envoy: EnvoyProcess) -> int:
+        """Waits until Envoy takes traffic with the whole table; its port. Raises StartError."""
+        deadline = time.monotonic() + _START_DEADLINE_S
+        while time.monotonic() < deadline:
+            if await envoy.admin.is_live():
+                return await envoy.admin.listen_port()
+            await asyncio.sleep(0.02)
+        raise StartError(f"Envoy was not ready within {_START_DEADLINE_S:.0f} s")
+
+    async def _drain(self, envoy: EnvoyProcess) -> None:
+        """Unready, tell the callers to go, wait for the calls in flight to a deadline."""
+        self.draining = True
+        log.info("draining: health is NOT_SERVING")
+        await asyncio.sleep(self.options.drain_grace_s)
+        deadline = time.monotonic() + self.options.drain_deadline_s
+        with contextlib.suppress(OSError):
+            await envoy.admin.call("/drain_listeners?graceful&skip_exit", method="POST")
+            while time.monotonic() < deadline:
+                active = await envoy.admin.gauge(f"http.{STATS}.downstream_rq_active")
+                if active == 0:
+                    break
+                await asyncio.sleep(0.05)
+            else:
+                log.warning("calls still in flight after %.0f s are cut off", self.options.drain_deadline_s)
+        await envoy.stop()
+        log.info("drained")
+

@@ -1,0 +1,125 @@
+"""What the gateway answers itself on the public port: health, reflection, and KServe's server methods."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from libs.proto import inference_pb2, seldon_pb2, tensorflow_serving_pb2, wpai_pb2
+from services.gateway.methods import HEALTH, KSERVE, METHODS, REFLECTION, WPAI
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+# The health of a service by name: "" is the gateway, digits are a task. None: there is no such service.
+StatusOf = Callable[[str], Awaitable[bool | None]]
+
+_WATCH_INTERVAL_S = 0.5
+
+# Each service of the public port, once.
+SERVICES = tuple(dict.fromkeys(method.path.split("/")[1] for method in METHODS))
+
+
+def descriptor_pool() -> DescriptorPool:
+    """A pool with the files of every service that the public port has, and all that they import."""
+    pool, seen = DescriptorPool(), set[str]()
+
+    def add(file: FileDescriptor) -> None:
+        if file.name in seen:
+            return
+        seen.add(file.name)
+        for dependency in file.dependencies:
+            add(dependency)
+        pool.AddSerializedFile(file.serialized_pb)
+
+    for module in (wpai_pb2, tensorflow_serving_pb2, seldon_pb2, inference_pb2, health_pb2, reflection_pb2):
+        add(module.DESCRIPTOR)
+    return pool
+
+
+class OwnServices:
+    """Registers the handlers on a grpc.aio server."""
+
+    def __init__(self, status_of: StatusOf, version: str = "") -> None:
+        self._status_of = status_of
+        self._version = version
+        # The v1 protocol is v1alpha under another name: same messages, same numbers.
+        self._reflection = ReflectionServicer(SERVICES, descriptor_pool())
+
+    def register(self, server: grpc.aio.Server) -> None:
+        server.add_generic_rpc_handlers([
+            grpc.method_handlers_generic_handler(HEALTH, {
+                "Check": grpc.unary_unary_rpc_method_handler(
+                    self._check, health_pb2.HealthCheckRequest.FromString, _serialize),
+                "Watch": grpc.unary_stream_rpc_method_handler(
+                    self._watch, health_pb2.HealthCheckRequest.FromString, _serialize),
+            }),
+            grpc.method_handlers_generic_handler(KSERVE, {
+                "ServerLive": _kserve(inference_pb2.ServerLiveRequest, self._live),
+                "ServerReady": _kserve(inference_pb2.ServerReadyRequest, self._ready),
+                "ServerMetadata": _kserve(inference_pb2.ServerMetadataRequest, self._metadata),
+            }),
+            *[
+                grpc.method_handlers_generic_handler(service, {
+                    "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
+                        self._reflection.ServerReflectionInfo,
+                        reflection_pb2.ServerReflectionRequest.FromString, _serialize),
+                })
+                for service in REFLECTION
+            ],
+        ])
+
+    async def _check(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> health_pb2.HealthCheckResponse:
+        status = await self._health(request.service)
+        if status == SERVICE_UNKNOWN:
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND,
+                f"no service {request.service!r}: ask for '' (the gateway), '{WPAI}' or a task id",
+            )
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def _watch(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        last = None
+        while True:  # until the caller cancels or the server stops
+            status = await self._health(request.service)
+            if status != last:
+                last = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+
+    async def _health(self, service: str) -> health_pb2.HealthCheckResponse.ServingStatus:
+        serving = await self._status_of("" if service in SERVICES else service)
+        if serving is None:
+            return SERVICE_UNKNOWN
+        return SERVING if serving else NOT_SERVING
+
+    async def _live(self, request: object, context: object) -> inference_pb2.ServerLiveResponse:
+        return inference_pb2.ServerLiveResponse(live=True)
+
+    async def _ready(self, request: object, context: object) -> inference_pb2.ServerReadyResponse:
+        return inference_pb2.ServerReadyResponse(ready=bool(await self._status_of("")))
+
+    async def _metadata(self, request: object, context: object) -> inference_pb2.ServerMetadataResponse:
+        return inference_pb2.ServerMetadataResponse(name="dl_inference gateway", version=self._version)
+
+
+def _serialize(message: Any) -> bytes:
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def _kserve(request: Any, answer: Any) -> Any:
+    return grpc.unary_unary_rpc_method_handler(answer, request.FromString, _serialize)

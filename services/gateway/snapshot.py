@@ -1,0 +1,248 @@
+"""Routing table, addresses and weights -> Envoy's resources. Pure: same input, same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2  # noqa: F401 (named in JSON below)
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2  # noqa: F401 (named in JSON below)
+from envoy.type.matcher.v3 import http_inputs_pb2
+from google.protobuf import any_pb2, json_format
+from google.protobuf.message import Message
+from xds.core.v3 import extension_pb2
+from xds.type.matcher.v3 import matcher_pb2
+
+from libs.balancing.endpoint import Endpoint
+from services.gateway.bootstrap import CONTROL_CLUSTER, ROUTES
+from services.gateway.methods import CONTROL, TASK_HEADER
+from services.gateway.table import Table, Task
+
+INSTANCE_HEADER = "x-dl-instance"
+
+Pools = Mapping[str, Sequence[Endpoint]]
+Weights = Mapping[str, Mapping[Endpoint, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One xDS resource, ready to send. The version is a hash of the bytes, so equal content is never resent."""
+
+    body: any_pb2.Any
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything the data plane is to hold. Replaced whole, never changed."""
+
+    clusters: Mapping[str, Resource] = field(default_factory=dict)
+    endpoints: Mapping[str, Resource] = field(default_factory=dict)
+    routes: Resource | None = None
+
+    def with_endpoints(self, changed: Mapping[str, Resource]) -> Snapshot:
+        """The same snapshot with some pools' endpoints replaced."""
+        return Snapshot(self.clusters, {**self.endpoints, **changed}, self.routes)
+
+
+def resolve(table: Table, addresses: Mapping[str, Sequence[str]]) -> dict[str, tuple[Endpoint, ...]]:
+    """Each task's instances by cluster name: names replaced by all of their addresses, each instance once.
+
+    A name that `addresses` lacks has none: its task has fewer instances until it resolves.
+    """
+    pools: dict[str, tuple[Endpoint, ...]] = {}
+    for task in table.tasks.values():
+        found: dict[Endpoint, None] = {}
+        for endpoint in task.endpoints:
+            hosts = addresses.get(endpoint.host, ()) if endpoint.is_name else (endpoint.host,)
+            found.update(dict.fromkeys(Endpoint(host, endpoint.port) for host in hosts))
+        pools[task.cluster] = tuple(found)
+    return pools
+
+
+def build(table: Table, pools: Pools, weights: Weights) -> Snapshot:
+    """The snapshot of a table. A pool or a weight that is missing means no instance, or full weight."""
+    return Snapshot(
+        clusters={task.cluster: _resource(_cluster(task)) for task in table.tasks.values()},
+        endpoints={
+            task.cluster: load_assignment(task.cluster, pools.get(task.cluster, ()), weights.get(task.cluster, {}))
+            for task in table.tasks.values()
+        },
+        routes=_resource(_routes(table)),
+    )
+
+
+def load_assignment(cluster: str, pool: Sequence[Endpoint], weights: Mapping[Endpoint, int]) -> Resource:
+    """One pool's instances with their weights, as EDS has them."""
+    assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster)
+    if pool:
+        # The locality must not be empty: load reports are kept by locality.
+        group = assignment.endpoints.add()
+        group.locality.zone = "default"
+        group.load_balancing_weight.value = 1
+        for endpoint in pool:
+            member = group.lb_endpoints.add()
+            address = member.endpoint.address.socket_address
+            address.address, address.port_value = endpoint.host, endpoint.port
+            if endpoint in weights:
+                member.load_balancing_weight.value = weights[endpoint]
+    return _resource(assignment)
+
+
+def _resource(message: Message) -> Resource:
+    body = any_pb2.Any()
+    body.Pack(message, deterministic=True)
+    return Resource(body, hashlib.blake2b(body.value, digest_size=8).hexdigest())
+
+
+# The same for every task, so that no edit of the node file changes a cluster that carries traffic: what a line
+# says goes into its route (timeout) and its load assignment (instances).
+_CLUSTER: dict[str, Any] = {
+    "type": "EDS",
+    "eds_cluster_config": {"eds_config": {
+        "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "5s"}},
+    # Instances are a few milliseconds away; a connection attempt that takes longer than this is better spent on
+    # another one, within the deadline.
+    "connect_timeout": "0.25s",
+    # Least loaded of two random instances, by calls in flight, since model calls differ in cost. Where weights
+    # differ Envoy divides them by the calls in flight.
+    "lb_policy": "LEAST_REQUEST",
+    "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "common_http_protocol_options": {"idle_timeout": "600s"},
+        "explicit_http_config": {"http2_protocol_options": {
+            "max_concurrent_streams": 1024,
+            "initial_stream_window_size": 1 << 20,
+            "initial_connection_window_size": 16 << 20,
+            # A host that is frozen or cut off answers no ping: the connection closes, the calls waiting on it
+            # are retried, and the failures eject the host.
+            "connection_keepalive": {"interval": "1s", "timeout": "1s", "interval_jitter": {"value": 15}},
+        }},
+    }},
+    "common_lb_config": {
+        # Without a healthy instance answer UNAVAILABLE at once, not after trying the dead ones.
+        "healthy_panic_threshold": {"value": 0},
+        # One EDS update a reload is enough; merging delays of the default second would slow the shift of traffic.
+        "update_merge_window": "0s",
+    },
+    # A TCP connection proves that the process listens, whatever protocol the backend speaks. The first check
+    # runs when an instance is added, and one success is enough then. Idle pools are checked seldom: thousands of
+    # tasks must not cost thousands of connections a second.
+    "health_checks": [{
+        "timeout": "0.5s", "interval": "1s", "interval_jitter": "0.2s",
+        "no_traffic_interval": "10s", "no_traffic_healthy_interval": "15s",
+        "unhealthy_interval": "0.5s", "unhealthy_threshold": 2, "healthy_threshold": 1,
+        "tcp_health_check": {},
+    }],
+    # A removed instance leaves at once, and its calls in flight finish.
+    "ignore_health_on_host_removal": True,
+    # What calls themselves show. Local origin: refused, reset, timed out. The ejection is short because an
+    # impatient caller's timeouts also count; it grows with each repetition.
+    "outlier_detection": {
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": 5, "enforcing_consecutive_local_origin_failure": 100,
+        "consecutive_gateway_failure": 5, "enforcing_consecutive_gateway_failure": 100,
+        "consecutive_5xx": 10, "enforcing_consecutive_5xx": 100,
+        "enforcing_success_rate": 0, "enforcing_local_origin_success_rate": 0,
+        "interval": "0.5s", "base_ejection_time": "1s", "max_ejection_time": "30s",
+        "max_ejection_percent": 50,
+    },
+    "circuit_breakers": {
+        "thresholds": [{
+            "max_connections": 10_000, "max_pending_requests": 10_000, "max_requests": 10_000,
+            # A fifth of the calls in flight may be retries. The floor lets one instance of a small pool die with
+            # all that it had in flight, and each of those calls still be retried.
+            "retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 512},
+        }],
+    },
+}
+_CLUSTER_TEMPLATE: cluster_pb2.Cluster = json_format.ParseDict(_CLUSTER, cluster_pb2.Cluster())
+
+
+def _cluster(task: Task) -> cluster_pb2.Cluster:
+    cluster = cluster_pb2.Cluster()
+    cluster.CopyFrom(_CLUSTER_TEMPLATE)
+    cluster.name = task.cluster
+    return cluster
+
+
+_VIRTUAL_HOST: dict[str, Any] = {
+    "name": "tasks", "domains": ["*"],
+    # Nothing was processed, or nothing of it was answered: predictions change nothing, so a second instance may
+    # be asked. `unavailable` is a backend's own refusal, in a reply that has no message.
+    "retry_policy": {
+        "retry_on": "connect-failure,refused-stream,reset,unavailable",
+        "num_retries": 1,
+        "retry_host_predicate": [{
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
+        }],
+        "host_selection_retry_max_attempts": 5,
+        "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.005s"},
+    },
+}
+_VIRTUAL_HOST_TEMPLATE: route_components_pb2.VirtualHost = json_format.ParseDict(
+    _VIRTUAL_HOST, route_components_pb2.VirtualHost())
+
+
+def _routes(table: Table) -> route_pb2.RouteConfiguration:
+    routes = route_pb2.RouteConfiguration(name=ROUTES)
+    host = routes.virtual_hosts.add()
+    host.CopyFrom(_VIRTUAL_HOST_TEMPLATE)
+    _exact_map(host.matcher, {str(t.task_id): _task_route(t) for t in table.tasks.values()})
+    return routes
+
+
+def _exact_map(matcher: matcher_pb2.Matcher, routes: Mapping[str, route_components_pb2.Route]) -> None:
+    """One hash lookup of the task header, however many tasks there are."""
+    tree = matcher.matcher_tree
+    tree.input.name = "task"
+    tree.input.typed_config.Pack(http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=TASK_HEADER))
+    for key, route in routes.items():
+        _act(tree.exact_match_map.map[key].action, route)
+    _act(tree.exact_match_map.map[CONTROL].action, _control_route())
+    _act(matcher.on_no_match.action, _unknown_route())
+
+
+def _act(action: extension_pb2.TypedExtensionConfig, route: route_components_pb2.Route) -> None:
+    action.name = "route"
+    action.typed_config.Pack(route, deterministic=True)
+
+
+def _task_route(task: Task) -> route_components_pb2.Route:
+    route = _route(task.cluster)
+    action = route.route
+    # Deprecated upstream in favour of max_stream_duration, which bounds the caller's deadline as well but does not
+    # tell the backend: with this one Envoy caps grpc-timeout, supplies it where the caller sent none, and writes the
+    # time that is left into every attempt.
+    action.max_grpc_timeout.FromMilliseconds(task.timeout_ms)
+    action.timeout.FromMilliseconds(task.timeout_ms)
+    instance = route.response_headers_to_add.add(append_action="OVERWRITE_IF_EXISTS_OR_ADD")
+    instance.header.key, instance.header.value = INSTANCE_HEADER, "%UPSTREAM_REMOTE_ADDRESS%"
+    return route
+
+
+def _control_route() -> route_components_pb2.Route:
+    route = _route(CONTROL_CLUSTER)
+    route.route.timeout.FromMilliseconds(0)  # reflection and Health/Watch stream for as long as the caller likes
+    return route
+
+
+def _unknown_route() -> route_components_pb2.Route:
+    route = route_components_pb2.Route()
+    route.match.prefix = "/"
+    route.direct_response.status = 404
+    return route
+
+
+def _route(cluster: str) -> route_components_pb2.Route:
+    route = route_components_pb2.Route()
+    route.match.prefix = "/"
+    route.route.cluster = cluster
+    return route

@@ -1,0 +1,226 @@
+"""The aggregated discovery service: what an Envoy holds, has been sent, and is to be sent next."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+
+from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
+
+from services.gateway.bootstrap import ROUTES
+from services.gateway.snapshot import Resource, Snapshot
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "type.googleapis.com/envoy.config."
+CLUSTER = _PREFIX + "cluster.v3.Cluster"
+ENDPOINTS = _PREFIX + "endpoint.v3.ClusterLoadAssignment"
+ROUTE = _PREFIX + "route.v3.RouteConfiguration"
+
+# Routes to a new pool wait until Envoy has the pool's instances, but not for ever: an Envoy that never asks for
+# them must still get the rest of the table.
+ROUTES_WAIT_S = 3.0
+
+
+@dataclass(slots=True)
+class _Type:
+    """One resource type on one stream."""
+
+    subscribed: bool = False
+    names: frozenset[str] = frozenset()
+    sent: dict[str, Resource] = field(default_factory=dict)  # what Envoy holds once it has answered
+    nonce: str = ""  # of the last response
+    answered: bool = True
+    error: str = ""
+
+    def holds(self, name: str, resource: Resource) -> bool:
+        sent = self.sent.get(name)
+        return sent is not None and sent.version == resource.version
+
+    @property
+    def idle(self) -> bool:
+        return self.subscribed and self.answered
+
+
+class Stream:
+    """One ADS stream without any I/O: feed it requests, ask it what to send.
+
+    The order keeps every call routable (make before break): clusters, then their endpoints, then the routes that
+    name them; a cluster is taken away only after the routes that named it are gone. At most one response of a type
+    is unanswered, so a slow Envoy is not flooded, and what it rejected is not sent again until it changes.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._clusters, self._endpoints, self._routes = _Type(), _Type(), _Type()
+        self._types = {CLUSTER: self._clusters, ENDPOINTS: self._endpoints, ROUTE: self._routes}
+        self._nonces = itertools.count(1)
+        self._routed: frozenset[str] = frozenset()  # clusters that the accepted routes name
+        self._routing: frozenset[str] = frozenset()  # clusters that the last routes sent name
+        self._waiting: tuple[str, float] | None = None  # version of the routes held back, and until when
+
+    def on_request(self, request: discovery_pb2.DiscoveryRequest) -> str | None:
+        """Takes in a subscription, an ACK or a NACK. Returns what Envoy says is wrong when it is a NACK."""
+        state = self._types.get(request.type_url)
+        if state is None or (request.response_nonce and request.response_nonce != state.nonce):
+            return None  # a type that is not served here, or an answer that a newer response has overtaken
+        state.subscribed = True
+        if request.type_url != CLUSTER:  # clusters are subscribed to by wildcard
+            state.names = frozenset(request.resource_names)
+            # What Envoy no longer asks for it has dropped: it is sent again if it comes back.
+            state.sent = {name: resource for name, resource in state.sent.items() if name in state.names}
+        if not request.response_nonce or state.answered:
+            return None
+        state.answered = True
+        if request.HasField("error_detail"):
+            state.error = f"{request.type_url.rpartition('.')[2]}: {request.error_detail.message}"
+            if request.type_url == ROUTE:
+                self._routing = self._routed
+            return state.error
+        state.error = ""
+        if request.type_url == ROUTE:
+            self._routed = self._routing
+        return None
+
+    def outbox(self, snapshot: Snapshot) -> list[discovery_pb2.DiscoveryResponse]:
+        """What to send now to bring Envoy nearer to the snapshot. Asked again without news, it is empty."""
+        if snapshot.routes is None:
+            return []
+        found = (self._next_clusters(snapshot), self._next_endpoints(snapshot), self._next_routes(snapshot))
+        return [response for response in found if response is not None]
+
+    def settled(self, snapshot: Snapshot) -> bool:
+        """Envoy has accepted the whole snapshot and holds nothing else."""
+        return (
+            snapshot.routes is not None
+            and all(state.idle and not state.error for state in self._types.values())
+            and self._clusters.sent.keys() == snapshot.clusters.keys()
+            and self._has_pools(snapshot)
+            and self._routes.holds(ROUTES, snapshot.routes)
+        )
+
+    def next_wake(self) -> float | None:
+        """Seconds after which `outbox` may have more even without a request; None: not before one."""
+        return None if self._waiting is None else max(0.0, self._waiting[1] - self._clock())
+
+    def _has_pools(self, snapshot: Snapshot) -> bool:
+        return (
+            self._clusters.idle and self._endpoints.idle
+            and all(self._clusters.holds(name, resource) for name, resource in snapshot.clusters.items())
+            and all(self._endpoints.holds(name, resource) for name, resource in snapshot.endpoints.items())
+        )
+
+    def _next_clusters(self, snapshot: Snapshot) -> discovery_pb2.DiscoveryResponse | None:
+        state = self._clusters
+        if not state.idle:
+            return None
+        in_use = self._routed | self._routing
+        wanted = {name: r for name, r in state.sent.items() if name in in_use} | dict(snapshot.clusters)
+        changed = [name for name, resource in wanted.items() if not state.holds(name, resource)]
+        if not changed and wanted.keys() == state.sent.keys():
+            return None
+        for name in changed:  # a cluster that is new or rebuilt waits for its endpoints
+            self._endpoints.sent.pop(name, None)
+        return self._respond(CLUSTER, wanted, wanted.values())
+
+    def _next_endpoints(self, snapshot: Snapshot) -> discovery_pb2.DiscoveryResponse | None:
+        state = self._endpoints
+        if not state.idle:
+            return None
+        changed = {
+            name: resource for name, resource in snapshot.endpoints.items()
+            if name in state.names and not state.holds(name, resource)
+        }
+        return self._respond(ENDPOINTS, state.sent | changed, changed.values()) if changed else None
+
+    def _next_routes(self, snapshot: Snapshot) -> discovery_pb2.DiscoveryResponse | None:
+        state, routes = self._routes, snapshot.routes
+        if routes is None or not state.idle or state.holds(ROUTES, routes):
+            self._waiting = None
+            return None
+        if not self._has_pools(snapshot):
+            if self._waiting is None or self._waiting[0] != routes.version:
+                self._waiting = (routes.version, self._clock() + ROUTES_WAIT_S)
+            if self._clock() < self._waiting[1]:
+                return None
+        self._waiting = None
+        self._routing = frozenset(snapshot.clusters)
+        return self._respond(ROUTE, {ROUTES: routes}, [routes])
+
+    def _respond(
+        self, type_url: str, state_after: dict[str, Resource], resources: Iterable[Resource]
+    ) -> discovery_pb2.DiscoveryResponse:
+        state = self._types[type_url]
+        state.sent, state.nonce, state.answered = state_after, str(next(self._nonces)), False
+        return discovery_pb2.DiscoveryResponse(
+            version_info=state.nonce, nonce=state.nonce, type_url=type_url,
+            resources=[resource.body for resource in resources],
+        )
+
+
+class Discovery(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc] (generated, untyped)
+    """Serves the current snapshot to every Envoy that connects."""
+
+    def __init__(self) -> None:
+        self._snapshot = Snapshot()
+        self._wakers: set[asyncio.Event] = set()
+        self._streams: set[Stream] = set()
+        self.last_error = ""  # the last NACK, until everything is accepted again
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self._snapshot
+
+    @property
+    def connected(self) -> int:
+        """The number of Envoys on a stream."""
+        return len(self._streams)
+
+    @property
+    def settled(self) -> bool:
+        """At least one Envoy is connected and all of them have accepted all of the snapshot."""
+        return bool(self._streams) and all(stream.settled(self._snapshot) for stream in self._streams)
+
+    def update(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        for waker in self._wakers:
+            waker.set()
+
+    async def StreamAggregatedResources(  # noqa: N802 (the service's name)
+        self, request_iterator: AsyncIterator[discovery_pb2.DiscoveryRequest], context: object
+    ) -> AsyncIterator[discovery_pb2.DiscoveryResponse]:
+        stream, waker = Stream(), asyncio.Event()
+        self._streams.add(stream)
+        self._wakers.add(waker)
+        reader = asyncio.create_task(self._read(stream, request_iterator, waker))
+        try:
+            while not reader.done():
+                waker.clear()
+                for response in stream.outbox(self._snapshot):
+                    yield response
+                if self.last_error and self.settled:
+                    self.last_error = ""
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(waker.wait(), stream.next_wake())
+        finally:
+            reader.cancel()
+            self._streams.discard(stream)
+            self._wakers.discard(waker)
+
+    async def _read(
+        self, stream: Stream, requests: AsyncIterator[discovery_pb2.DiscoveryRequest], waker: asyncio.Event
+    ) -> None:
+        try:
+            async for request in requests:
+                error = stream.on_request(request)
+                if error:
+                    self.last_error = error
+                    log.error("Envoy rejected the configuration and keeps what it has: %s", error)
+                waker.set()
+        finally:
+            waker.set()
