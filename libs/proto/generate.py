@@ -25,6 +25,7 @@ PACKAGE = Path("libs/proto")
 _DEFAULT_POOL = "_descriptor_pool.Default()"
 _DEFAULT_POOL_IMPORT = "from google.protobuf import descriptor_pool as _descriptor_pool"
 _PRIVATE_POOL_IMPORT = "from libs.proto import pool as _private_pool"
+_BARE_MAPPING = re.compile(r"\b_Mapping\]")
 _WELL_KNOWN_IMPORT = re.compile(
     r"^from google\.protobuf import \w+_pb2 as (google_dot_protobuf_dot_\w+)$", re.M
 )
@@ -49,6 +50,11 @@ def privatise_messages(source: str) -> str:
 def privatise_services(source: str) -> str:
     """Make a generated `*_pb2_grpc` module take well-known messages from `libs.proto.pool`."""
     return _WELL_KNOWN_IMPORT.sub(r"from libs.proto import pool as \1", source)
+
+
+def complete_types(source: str) -> str:
+    """Give a generated `*_pb2.pyi` the type arguments that `mypy --strict` asks for."""
+    return _BARE_MAPPING.sub("_Mapping[str, object]]", source)
 
 
 def find_root() -> Path:
@@ -94,7 +100,9 @@ def generate(root: Path, out: Path) -> list[Path]:
             source = made.read_text(encoding="utf-8")
             if made.name.endswith("_pb2_grpc.py"):
                 source = privatise_services(source)
-            elif made.suffix == ".py":
+            elif made.suffix == ".pyi":
+                source = complete_types(source)
+            else:
                 source = privatise_messages(source)
             target = out / made.relative_to(scratch)
             target.parent.mkdir(parents=True, exist_ok=True)

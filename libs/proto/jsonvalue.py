@@ -157,7 +157,7 @@ def decode_array(buf: Buffer, start: int, end: int, depth: int = MAX_DEPTH) -> N
     if depth > 0:
         row = _number_rows(buf, start, end)
         if row is not None:
-            return row[0]
+            return row.reshape(-1)
     if depth > 2:
         matrix = _number_matrix(buf, start, end)
         if matrix is not None:

@@ -208,8 +208,8 @@ def encode_message(
 
     `payload` by `kind`: for TENSOR, NDARRAY and TFTENSOR a numpy array or (nested) lists, where TENSOR takes
     real numbers, which it sends as float64; for BIN and CUSTOM bytes; for STR str; for JSON what
-    `jsonvalue.encode_value` takes; for None it is ignored. `names` are the columns' names, for the array kinds
-    only. `meta` and `status` are serialized messages (`encode_meta`, `encode_status`, or a request's
+    `jsonvalue.encode_value` takes; for None it is ignored. `names` are the columns' names, for the array
+    kinds only. `meta` and `status` are serialized messages (`encode_meta`, `encode_status`, or a request's
     `raw_meta`); empty means absent.
 
     Raises ProtoError when the payload is not of its kind.

@@ -32,6 +32,7 @@ Buffer = bytes | memoryview
 Field = tuple[int, int, int]
 Span = tuple[int, int]
 
+_pack_double = struct.Struct("<d").pack
 read_double = struct.Struct("<d").unpack_from
 read_float = struct.Struct("<f").unpack_from
 
@@ -222,11 +223,6 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def tag_bytes(number: int, kind: int) -> bytes:
-    """The tag of field `number` with wire type `kind`."""
-    return varint(number << 3 | kind)
-
-
 def len_field(number: int, payload: bytes) -> bytes:
     """A length-delimited field: bytes, string, message or packed list."""
     return b"".join((varint(number << 3 | LEN), varint(len(payload)), payload))
@@ -243,6 +239,11 @@ def string_field(number: int, text: str) -> bytes:
 def varint_field(number: int, value: int) -> bytes:
     """An integer, bool or enum field."""
     return varint(number << 3) + varint(value)
+
+
+def double_field(number: int, value: float) -> bytes:
+    """A double field."""
+    return varint(number << 3 | I64) + _pack_double(value)
 
 
 def packed_varints(number: int, values: Iterable[int]) -> bytes:
