@@ -21,9 +21,10 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from libs.serving.batching import BatchPolicy, BatchQueue, State, Take, Ticket
+from libs.serving.batching import BatchPolicy, BatchQueue, State, Ticket
 from libs.serving.call import never_cancelled
 from libs.serving.errors import Cancelled, DeadlineExceeded, Internal, ServingError, Unavailable
 
@@ -67,6 +68,17 @@ class _Pending(Ticket[T], Generic[T, R]):
     ) -> None:
         Ticket.__init__(self, item, rows, key, deadline, cancelled)
         self.future = future
+
+
+@dataclass(slots=True)
+class _Ran(Generic[T, R]):
+    """A batch that has run, its results yet to be delivered."""
+
+    batch: list[_Pending[T, R]]
+    results: Sequence[R | Exception]
+    rows: int
+    start: float
+    end: float
 
 
 def run_error(error: BaseException) -> ServingError:
@@ -239,32 +251,46 @@ class Batcher(Generic[T, R]):
             thread.start()
 
     def _work(self) -> None:
-        """Life of a model thread."""
+        """Life of a model thread.
+
+        A batch's results are delivered after the next batch is taken, a few microseconds later: what follows
+        the wake-up of the event loop competes with it for Python's lock, so that is nothing but the next run
+        or the sleep.
+        """
         gate = threading.Lock()
         gate.acquire()
+        ran: _Ran[T, R] | None = None
         while True:
             now = self._clock()
             other = None
+            ending = False
             with self._lock:
+                if ran is not None:
+                    self._queue.finished(len(ran.batch), ran.end)
+                    self._running_rows -= ran.rows
                 take = self._queue.take(now)
+                self._running_rows += take.rows
                 if take.batch:
                     if self._queue.items and self._idle:
                         other = self._idle.pop()  # more than one batch waits: pass the wake-up on
                 elif self._closed and not self._queue.items:
-                    break
+                    ending = True
                 else:
                     self._idle.append(gate)
             if other is not None:
                 other.release()
             if take.dropped:
                 self._call(self._deliver_dropped, take.dropped)
+            if ran is not None:
+                self._call(self._deliver, ran)
+                ran = None
             if take.batch:
-                self._run_batch(take, now)
+                ran = self._run_batch(take.batch, take.rows, now)
+            elif ending:
+                self._call(self._ended)
+                return
             else:
                 self._sleep(gate, take.wake_at)
-        if take.dropped:
-            self._call(self._deliver_dropped, take.dropped)
-        self._call(self._ended)
 
     def _sleep(self, gate: Any, wake_at: float | None) -> None:
         """Waits until `submit` opens the gate, or `wake_at` comes."""
@@ -279,14 +305,8 @@ class Batcher(Generic[T, R]):
                 return
         gate.acquire()  # a submit took the gate off the list just now; its release is on the way
 
-    def _run_batch(self, take: Take[_Pending[T, R]], start: float) -> None:
-        batch = take.batch
-        rows = 0
-        items = []
-        for pending in batch:
-            rows += pending.rows
-            items.append(pending.item)
-        self._running_rows += rows
+    def _run_batch(self, batch: list[_Pending[T, R]], rows: int, start: float) -> _Ran[T, R]:
+        items = [pending.item for pending in batch]
         results: Sequence[R | Exception]
         try:
             results = self._run(items)
@@ -294,11 +314,7 @@ class Batcher(Generic[T, R]):
                 raise TypeError(f"run answered {len(results)} results to {len(items)} items")
         except BaseException as error:  # a model thread outlives whatever a model does
             results = [run_error(error)] * len(items)
-        end = self._clock()
-        self._running_rows -= rows
-        self._call(self._deliver, batch, results, rows, start, end)
-        with self._lock:
-            self._queue.finished(len(items), end)
+        return _Ran(batch, results, rows, start, self._clock())
 
     def _call(self, callback: Callable[..., None], *args: object) -> None:
         loop = self._loop
@@ -308,16 +324,10 @@ class Batcher(Generic[T, R]):
         except RuntimeError:  # the loop is closed: nobody waits any more
             log.debug("results of a batch came after the event loop's end")
 
-    def _deliver(
-        self,
-        batch: list[_Pending[T, R]],
-        results: Sequence[R | Exception],
-        rows: int,
-        start: float,
-        end: float,
-    ) -> None:
-        self._observer.ran(len(batch), rows, start - batch[0].arrived, end - start)
-        for pending, result in zip(batch, results, strict=True):
+    def _deliver(self, ran: _Ran[T, R]) -> None:
+        batch = ran.batch
+        self._observer.ran(len(batch), ran.rows, ran.start - batch[0].arrived, ran.end - ran.start)
+        for pending, result in zip(batch, ran.results, strict=True):
             future = pending.future
             if future.done():
                 continue

@@ -128,11 +128,13 @@ class Take(Generic[TicketT]):
 
     Attributes:
         batch: tickets of one key to run now, oldest first; empty when nothing should run yet.
+        rows: of the batch together.
         dropped: tickets found EXPIRED or CANCELLED on the way; they never run.
         wake_at: when to ask again if nothing arrives before; None if there is nothing to wait for.
     """
 
     batch: list[TicketT]
+    rows: int
     dropped: list[TicketT]
     wake_at: float | None
 
@@ -188,12 +190,12 @@ class BatchQueue(Generic[TicketT]):
         dropped: list[TicketT] = []
         head = self._head(now, dropped)
         if head is None:
-            return Take(batch, dropped, None)
+            return Take(batch, 0, dropped, None)
         lane = self._lanes[head.key]
         if self._delay:
             wake_at = self._hold_until(head, lane, now)
             if wake_at is not None:
-                return Take(batch, dropped, wake_at)
+                return Take(batch, 0, dropped, wake_at)
         room = self._max_rows
         tickets = lane.tickets
         while tickets:
@@ -208,7 +210,7 @@ class BatchQueue(Generic[TicketT]):
         if not tickets:
             del self._lanes[head.key]
         self._trim()
-        return Take(batch, dropped, None)
+        return Take(batch, self._max_rows - room, dropped, None)
 
     def withdraw(self, ticket: TicketT) -> bool:
         """Takes a ticket out whose caller wants no answer any more; False if it is not queued (running or
