@@ -1,0 +1,132 @@
+"""The ASGI application of the embedded server; configured by options.VARIABLE in the environment."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from libs.serving.asgi import GrpcApp
+from libs.serving.call import Call, Handler
+from libs.serving.errors import Unavailable
+from libs.serving.health import SERVING
+from libs.serving.metrics import Metrics
+from services.tf_serving import service as rpc
+from services.tf_serving.engine import Engine, Threads
+from services.tf_serving.execution import Execution
+from services.tf_serving.options import MAX_MODEL_THREADS, VARIABLE, Options, usable_cores
+from services.tf_serving.servables import Servable, Servables
+from services.tf_serving.versions import latest
+
+log = logging.getLogger(__name__)
+
+_CLOSE_S = 5.0
+"""Bound of the wait for model threads once the transport has drained: nobody waits for their results any
+more."""
+
+
+def load(options: Options) -> Servable:
+    """Load and warm up the latest version.
+
+    Raises:
+        ModelError: there is none, or it cannot be loaded.
+    """
+    version = latest(options.base_path)
+    started = time.monotonic()
+    threads = Threads(options.intra_op_threads or usable_cores(), options.inter_op_threads)
+    engine = Engine.load(version.path, threads)
+    loaded = time.monotonic()
+    warm = engine.warm_up() if options.warm_up else 0
+    log.info(
+        "loaded %s version %d from %s in %.1f s; warmed up %d signatures in %.2f s",
+        *(
+            options.model_name,
+            version.number,
+            version.path,
+            loaded - started,
+            warm,
+            time.monotonic() - loaded,
+        ),
+    )
+    return Servable(options.model_name, version.number, engine)
+
+
+@dataclass(slots=True)
+class _Loaded:
+    service: rpc.Service
+    execution: Execution
+
+
+class Application:
+    """One server from load to close. Its `app` is what an ASGI server runs, its `handlers` any other
+    transport."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._loaded: _Loaded | None = None
+        self._metrics = Metrics({"model": options.model_name})
+        self.handlers: dict[str, Handler] = {
+            f"/{rpc.PREDICTION_SERVICE}/Predict": self._when_loaded(lambda s: s.predict),
+            f"/{rpc.PREDICTION_SERVICE}/GetModelMetadata": self._when_loaded(lambda s: s.get_model_metadata),
+            f"/{rpc.MODEL_SERVICE}/GetModelStatus": self._when_loaded(lambda s: s.get_model_status),
+        }
+        self.app = GrpcApp(
+            self.handlers,
+            max_message_bytes=options.max_message_bytes,
+            on_startup=self.start,
+            on_shutdown=self.stop,
+            metrics=self._metrics,
+        )
+
+    async def start(self) -> None:
+        """Load the model. Raises ModelError."""
+        options = self._options
+        servable = await asyncio.to_thread(load, options)
+        stats = self._metrics.batcher(options.model_name)
+        execution = Execution(
+            threads=options.model_threads or min(usable_cores(), MAX_MODEL_THREADS),
+            max_queue=options.max_queue,
+            max_batch_rows=options.max_batch_size,
+            max_delay_ms=options.batch_timeout_ms,
+            observer=stats,
+        )
+        stats.queued_rows = lambda: execution.queued
+        service = rpc.Service(Servables([servable]), execution, as_content=options.as_content)
+        self._loaded = _Loaded(service, execution)
+        for name in (rpc.PREDICTION_SERVICE, rpc.MODEL_SERVICE):
+            self.app.health.set_status(name, SERVING)
+
+    async def stop(self) -> None:
+        """Let running calls end and free the model."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None and await loaded.execution.close(_CLOSE_S):
+            for servable in loaded.service.servables:
+                servable.engine.close()
+
+    def _when_loaded(self, method: Callable[[rpc.Service], Handler]) -> Handler:
+        async def handle(call: Call, body: bytes) -> bytes:
+            return await self._call(method, call, body)
+
+        return handle
+
+    def _call(self, method: Callable[[rpc.Service], Handler], call: Call, body: bytes) -> Awaitable[bytes]:
+        if self._loaded is None:
+            raise Unavailable("the model is not loaded")
+        return method(self._loaded.service)(call, body)
+
+
+def create() -> GrpcApp:
+    """The application of this process's environment."""
+    options = Options.from_json(os.environ[VARIABLE])
+    logging.basicConfig(
+        level=options.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    return Application(options).app
+
+
+if VARIABLE in os.environ:
+    app = create()

@@ -1,0 +1,81 @@
+"""What `tf-serving serve` was asked for, checked once; travels to the serving process as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+VARIABLE = "TF_SERVING_OPTIONS"
+"""Environment variable that carries the options to the application's process."""
+
+DEFAULT_PORT = 8500
+"""TensorFlow Serving's own."""
+DEFAULT_MAX_BATCH_SIZE = 64
+DEFAULT_MAX_QUEUE = 1024
+DEFAULT_MAX_MESSAGE_BYTES = 10 << 20
+"""What callers of this system are promised; see libs.serving."""
+MAX_MODEL_THREADS = 2
+"""Default bound of calls inside the runtime at a time. More only pay where kernels leave cores idle, and
+every thread takes part in the fight for the interpreter's lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of one embedded server.
+
+    Attributes:
+        model_name: what requests call the model, exactly.
+        model_base_path: folder of version folders.
+        intra_op_threads: see engine.Threads; 0 means one for every usable core.
+        inter_op_threads: see engine.Threads.
+        model_threads: calls inside the runtime at a time; 0 chooses by the usable cores.
+        max_batch_size: most rows in one run; None switches batching off.
+        batch_timeout_ms: how long an incomplete batch may wait under concurrent traffic.
+        max_queue: most calls (with batching: rows) that wait for a model thread.
+        max_message_bytes: most bytes of a request.
+        as_content: answer numbers in tensor_content instead of typed values.
+        warm_up: run every signature once before the server is ready.
+        log_level: name of a Python logging level.
+    """
+
+    model_name: str
+    model_base_path: str
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+    model_threads: int = 0
+    max_batch_size: int | None = None
+    batch_timeout_ms: float = 0.0
+    max_queue: int = DEFAULT_MAX_QUEUE
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    as_content: bool = False
+    warm_up: bool = True
+    log_level: str = "INFO"
+
+    @property
+    def base_path(self) -> Path:
+        """The model's folder."""
+        return Path(self.model_base_path)
+
+    def to_json(self) -> str:
+        """The text that from_json reads."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Options:
+        """Inverse of to_json."""
+        return Options(**json.loads(text))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its CPU affinity, cut by a cgroup (v2) quota, which containers
+    have."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, -(-int(quota) // int(period))))
+    except (OSError, ValueError):
+        pass
+    return cores
