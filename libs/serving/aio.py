@@ -12,12 +12,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import grpc
-import grpc.aio
+import grpc  # type: ignore[import-untyped,unused-ignore]
+import grpc.aio  # type: ignore[import-untyped,unused-ignore]
 
-from libs.serving.asgi import DEFAULT_MAX_MESSAGE_BYTES, check_metadata, defect, unknown_method
+from libs.serving.asgi import DEFAULT_MAX_MESSAGE_BYTES, UNKNOWN_METHOD
 from libs.serving.call import Call, Handler
-from libs.serving.errors import ServingError
+from libs.serving.defects import defect
+from libs.serving.errors import ServingError, Unimplemented
+from libs.serving.headers import check_metadata
 from libs.serving.health import SERVING, Health
 from libs.serving.metrics import MethodStats, Metrics
 from libs.serving.status import Code, grpc_code
@@ -81,7 +83,7 @@ async def serve_aio(
     return AioServer(server, port, health, metrics)
 
 
-class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio carries no annotations
+class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore]
     """Looks handlers up by method path."""
 
     def __init__(self, handlers: Mapping[str, Handler], metrics: Metrics) -> None:
@@ -89,14 +91,14 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio carries 
             path: grpc.unary_unary_rpc_method_handler(_Unary(path, handler, metrics.method(path)))
             for path, handler in handlers.items()
         }
-        self._unknown = metrics.method("/unknown/unknown")
+        self._unknown = metrics.method(UNKNOWN_METHOD)
 
     def service(self, handler_call_details: Any) -> Any:
         path = handler_call_details.method
         known = self._methods.get(path)
         if known is not None:
             return known
-        return grpc.unary_unary_rpc_method_handler(_Unary(path, unknown_method, self._unknown))
+        return grpc.unary_unary_rpc_method_handler(_Unary(path, _unknown_method, self._unknown))
 
 
 class _Unary:
@@ -125,8 +127,8 @@ class _Unary:
             code = grpc_code(error)
             await context.abort(_GRPC_CODES[code], error.message)
             raise
-        except asyncio.CancelledError:  # grpc cancels the handler when the caller leaves or the deadline
-        passes
+        except asyncio.CancelledError:
+            # grpc cancels the handler when the caller leaves or the deadline passes.
             if deadline is not None and deadline <= time.monotonic():
                 code = Code.DEADLINE_EXCEEDED
             raise
@@ -136,6 +138,10 @@ class _Unary:
             raise
         finally:
             self._stats.observe(code, time.monotonic() - start)
+
+
+async def _unknown_method(call: Call, request: bytes) -> bytes:
+    raise Unimplemented(f"unknown method {call.method}")
 
 
 def _metadata(context: Any) -> dict[str, str]:

