@@ -5,7 +5,7 @@ The hot path of a PyTorch worker: one pass over the bytes, and `data.tensor` as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
@@ -26,7 +26,7 @@ from libs.proto.seldon_meta import (
     encode_meta,
     encode_status,
 )
-from libs.proto.tensor import decode_tensor, encode_tensor
+from libs.proto.tensor import decode_tensor, tensor_parts
 from libs.proto.wire import (
     MAX_DEPTH,
     Buffer,
@@ -214,23 +214,17 @@ def encode_message(
 
     Raises ProtoError when the payload is not of its kind.
     """
-    parts: list[Any] = []
+    parts: list[Buffer] = []
     if status:
         parts += (b"\x0a", varint(len(status)), status)
     if meta:
         parts += (b"\x12", varint(len(meta)), meta)
-    if kind is DataKind.TENSOR:
-        body = _encode_doubles(payload)
-        head = b"".join([string_field(1, name) for name in names])
+    if kind in _ENCODERS:
+        tag, encode = _ENCODERS[kind]
+        body = encode(payload)
         size = sum(map(len, body))
-        inner = b"\x12" + varint(size)
-        parts += (b"\x1a", varint(len(head) + len(inner) + size), head, inner, *body)
-    elif kind is DataKind.NDARRAY or kind is DataKind.TFTENSOR:
-        head = b"".join([string_field(1, name) for name in names])
-        number, body_bytes = (
-            (3, _encode_ndarray(payload)) if kind is DataKind.NDARRAY else (4, encode_tensor(payload))
-        )
-        parts.append(len_field(3, head + len_field(number, body_bytes)))
+        head = b"".join([string_field(1, name) for name in names]) + tag + varint(size)
+        parts += (b"\x1a", varint(len(head) + size), head, *body)
     elif kind is DataKind.JSON:
         parts.append(len_field(6, jsonvalue.encode_value(payload, MAX_DEPTH - 1)))
     elif kind is DataKind.STR:
@@ -244,7 +238,7 @@ def encode_message(
     return b"".join(parts)
 
 
-def _encode_doubles(payload: Any) -> list[Any]:
+def _encode_doubles(payload: Any) -> list[Buffer]:
     """The parts of a Tensor's bytes."""
     try:
         array = np.asarray(payload)
@@ -259,9 +253,17 @@ def _encode_doubles(payload: Any) -> list[Any]:
     return [shape, b"\x12", varint(values.nbytes), values.reshape(-1).view(np.uint8).data]
 
 
-def _encode_ndarray(payload: Any) -> bytes:
+def _encode_ndarray(payload: Any) -> list[Buffer]:
     if isinstance(payload, np.ndarray) and payload.ndim == 0:
         payload = payload.reshape(1)
     if not isinstance(payload, np.ndarray | list | tuple):
         raise ProtoError(f"data.ndarray takes an array or lists, not {type(payload).__name__}")
-    return jsonvalue.encode_list(payload, MAX_DEPTH - 2)
+    return [jsonvalue.encode_list(payload, MAX_DEPTH - 2)]
+
+
+# The tag in DefaultData and the encoder of each kind of array.
+_ENCODERS: dict[DataKind | None, tuple[bytes, Callable[[Any], list[Buffer]]]] = {
+    DataKind.TENSOR: (bytes((_TENSOR,)), _encode_doubles),
+    DataKind.NDARRAY: (bytes((_NDARRAY,)), _encode_ndarray),
+    DataKind.TFTENSOR: (bytes((_TFTENSOR,)), tensor_parts),
+}

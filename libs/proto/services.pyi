@@ -1,7 +1,8 @@
+# ruff: noqa: N802
 """Types of the stubs and servicers in services.py.
 
-A stub on a `grpc.Channel` answers the response; on a `grpc.aio.Channel` it answers a call to await. A servicer's
-methods may likewise be plain or `async`. So responses are `Any` here, and requests are typed.
+A stub on a `grpc.Channel` answers the response; on a `grpc.aio.Channel` it answers a call to await. A
+servicer's methods may likewise be plain or `async`. So responses are `Any` here, and requests are typed.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ MAX_EXPANDED_BYTES = 64 * 1024 * 1024
 _DTYPE, _SHAPE, _CONTENT, _STRING = 1 << 3, 2 << 3 | LEN, 4 << 3 | LEN, dtypes.STRING_VAL << 3 | LEN
 _DIM, _UNKNOWN_RANK, _SIZE = 2 << 3 | LEN, 3 << 3, 1 << 3
 _FLOAT8 = dtypes.FLOAT8_VAL << 3 | LEN
-_DIM_TAG, _SIZE_TAG, _SHAPE_TAG, _CONTENT_TAG = b"\x12", b"\x08", b"\x12", b"\x22"
+_SIZE_TAG, _SHAPE_TAG, _CONTENT_TAG = b"\x08", b"\x12", b"\x22"
 _STRING_TAG = bytes((_STRING,))
 
 # Typed lists of fixed-width elements: the dtype of what is on the wire and its wire type.
@@ -246,20 +246,21 @@ def encode_tensor(array: ArrayLike, data_type: int | None = None) -> bytes:
     objects of these to string_val. Raises ProtoError for what TensorFlow has no dtype for and for casts
     that are not safe.
     """
+    return b"".join(tensor_parts(array, data_type))
+
+
+def tensor_parts(array: ArrayLike, data_type: int | None = None) -> list[Buffer]:
+    """What `encode_tensor` joins; the elements are a view of `array` where its layout allows."""
     values = np.asarray(array)
     element = element_type_of(values.dtype) if data_type is None else element_type(data_type)
-    dims: list[bytes] = []
-    for size in values.shape:
-        dim = _SIZE_TAG + varint(size)
-        dims += (_DIM_TAG, varint(len(dim)), dim)
-    head = b"".join(dims)
-    parts: list[Any] = [b"\x08", varint(element.data_type), _SHAPE_TAG, varint(len(head)), head]
+    shape = encode_shape(values.shape)
+    parts: list[Buffer] = [b"\x08", varint(element.data_type), _SHAPE_TAG, varint(len(shape)), shape]
     if element.data_type == DataType.DT_STRING:
         parts += _encode_strings(values)
     elif values.size:
         raw = _wire_elements(values, element).reshape(-1).view(np.uint8)
         parts += (_CONTENT_TAG, varint(raw.size), raw.data)
-    return b"".join(parts)
+    return parts
 
 
 def _wire_elements(values: NDArray[Any], element: ElementType) -> NDArray[Any]:
