@@ -36,22 +36,26 @@ class WeightController:
         }
 
     def observe(self, pool: str, reports: Iterable[EndpointReport]) -> bool:
-        """Applies one window of reports and says whether a weight changed.
+        """Applies one window of a pool's reports and says whether a weight changed.
 
-        Reports about a pool or an endpoint that has left are ignored: they are late, not wrong.
+        An endpoint of the pool that had no call while others did counts one success: with 1 % of a small
+        pool's calls it could wait minutes for the call that shows its recovery. Reports about a pool or an
+        endpoint that has left are ignored: they are late, not wrong.
         """
         weights = self._pools.get(pool)
         if weights is None:
             return False
-        changed = False
+        before = [weight.effective for weight in weights.values()]
+        idle = set(weights)
         for report in reports:
             weight = weights.get(report.endpoint)
-            if weight is None:
-                continue
-            before = weight.effective
-            weight.observe(report.successes, report.failures)
-            changed = changed or weight.effective != before
-        return changed
+            if weight is not None and (report.successes or report.failures):
+                idle.discard(report.endpoint)
+                weight.observe(report.successes, report.failures)
+        if len(idle) < len(weights):
+            for endpoint in idle:
+                weights[endpoint].succeeded()
+        return [weight.effective for weight in weights.values()] != before
 
     def weights(self, pool: str) -> dict[Endpoint, int]:
         """The effective weight of each endpoint of the pool, in the order they were given; {} if unknown."""

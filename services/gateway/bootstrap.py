@@ -89,9 +89,7 @@ def _listener(options: BootstrapOptions) -> Json:
     return {
         "name": "public", "stat_prefix": STATS,
         "address": {"socket_address": {"address": options.listen_host, "port_value": options.listen_port}},
-        # The filter holds a request until its end to read the key: this is what it may hold, and beyond it
-        # Envoy answers 413. It also bounds what is kept for a retry.
-        "per_connection_buffer_limit_bytes": options.max_message_bytes + _FRAME_BYTES,
+        "per_connection_buffer_limit_bytes": MIB,
         "tcp_backlog_size": 4096,
         "filter_chains": [{"filters": [{
             "name": "http",
@@ -118,7 +116,7 @@ def _connection_manager(options: BootstrapOptions) -> Json:
         "local_reply_config": _local_replies(options),
         # Callers are not trusted with x-envoy-* headers, which could change timeouts and retries: with no
         # internal address range every caller is external, and Envoy removes what they sent.
-        "use_remote_address": True,
+        "use_remote_address": False,
         "internal_address_config": {"unix_sockets": False, "cidr_ranges": [
             {"address_prefix": "192.0.2.0", "prefix_len": 32}]},  # a documentation range: nobody
         "skip_xff_append": True,
@@ -134,18 +132,19 @@ def _connection_manager(options: BootstrapOptions) -> Json:
             "idle_timeout": "3600s", "max_headers_count": 100,
             "headers_with_underscores_action": "ALLOW",  # gRPC metadata may have them
         },
-        "http2_protocol_options": _http2_limits(),
+        "http2_protocol_options": _http2_limits(options.max_message_bytes + _FRAME_BYTES),
     }
 
 
-def _http2_limits() -> Json:
+def _http2_limits(largest: int) -> Json:
     return {
         "max_concurrent_streams": 1024,
         "hpack_table_size": 4096,
-        # A 10 MiB message must not wait for window updates on every round trip: 1 MiB in flight a stream is
-        # 1 GB/s at a round trip of 1 ms, and 16 MiB a connection bounds what one caller can park here.
-        "initial_stream_window_size": MIB,
-        "initial_connection_window_size": 16 * MIB,
+        # Envoy holds no more of a request than its stream window, so the window is the message limit. A whole
+        # message then travels without waiting for window updates. The connection's window bounds what one caller
+        # has on the way to us.
+        "initial_stream_window_size": max(largest, MIB),
+        "initial_connection_window_size": max(2 * largest, 16 * MIB),
         # Floods of control frames close the connection (CVE-2019-9511 to 9518 and kin).
         "max_outbound_frames": 10_000,
         "max_outbound_control_frames": 1000,
@@ -166,7 +165,8 @@ _BY_FLAG: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (("UT", "UPE", "SI", "DT"), 4, f"{_TASK} did not answer in time: raise the deadline or the task's timeout,"
                                    " or add instances"),
     (("NC",), 14, f"{_TASK} is being set up: try again"),
-    (("UF",), 14, f"{_TASK}: no instance could be reached: %UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+    (("UF",), 14, f"{_TASK}: no instance could be reached (%UPSTREAM_TRANSPORT_FAILURE_REASON%): start one, or"
+                 " correct its line in the node file"),
     (("UC", "UR", "LR"), 14, f"{_TASK}: the instance broke off before it answered"),
 )
 

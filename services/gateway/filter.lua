@@ -199,7 +199,7 @@ function envoy_on_request(handle)
   local path = headers:get(":path")
   local method = METHODS[path]
   if method == nil then
-    refuse(handle, "404", "12", "the gateway has no method " .. (path or "") ..
+    refuse(handle, "501", "12", "the gateway has no method " .. (path or "") ..
       "; ask server reflection for the ones it has")
     return
   end

@@ -119,15 +119,17 @@ _CLUSTER: dict[str, Any] = {
             "max_concurrent_streams": 1024,
             "initial_stream_window_size": 1 << 20,
             "initial_connection_window_size": 16 << 20,
-            # A host that is frozen or cut off answers no ping: the connection closes, the calls waiting on it
-            # are retried, and the failures eject the host.
-            "connection_keepalive": {"interval": "1s", "timeout": "1s", "interval_jitter": {"value": 15}},
+            # Asks a connection that was idle for a sign of life before it carries a call. No pings at fixed
+            # intervals: gRPC servers take them for abuse (two may come without data in between) and then break
+            # off the calls in flight, so any call of more than a few seconds would fail.
+            "connection_keepalive": {"connection_idle_interval": "5s", "timeout": "1s"},
         }},
     }},
     "common_lb_config": {
-        # Without a healthy instance answer UNAVAILABLE at once, not after trying the dead ones.
-        "healthy_panic_threshold": {"value": 0},
-        # One EDS update a reload is enough; merging delays of the default second would slow the shift of traffic.
+        # When no instance is known to be healthy, try them all: refused connections answer UNAVAILABLE as fast,
+        # and a pool whose instances were all replaced takes calls before their first check is over.
+        "healthy_panic_threshold": {"value": 1},
+        # Envoy would otherwise hold back updates of health and weight for a second, to merge them.
         "update_merge_window": "0s",
     },
     # A TCP connection proves that the process listens, whatever protocol the backend speaks. The first check
@@ -183,7 +185,8 @@ _VIRTUAL_HOST: dict[str, Any] = {
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
         }],
-        "host_selection_retry_max_attempts": 5,
+        # The dead one has the fewest calls in flight and would win three draws of four in a pool of two.
+        "host_selection_retry_max_attempts": 64,
         "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.005s"},
     },
 }

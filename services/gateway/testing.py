@@ -115,6 +115,35 @@ class _Echo(grpc.GenericRpcHandler):
             lambda body, context: self._backend.answer(method, body, context))
 
 
+class BackendProcess:
+    """A Backend in a process of its own, to be killed or frozen."""
+
+    def __init__(self, *, port: int = 0, delay_s: float = 0.0) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "services.gateway.testing", str(port), str(delay_s)], cwd=ROOT, env=_environment(),
+            stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.port = int(self.process.stdout.readline())
+        self.address = f"127.0.0.1:{self.port}"
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+
+
 # --- the gateway as a process ---
 
 
@@ -138,7 +167,7 @@ class GatewayProcess:
                    "--listen", "127.0.0.1:0", "--admin", f"127.0.0.1:{self.admin_port}",
                    "--concurrency", "1", "--drain-grace", "0.1", *flags]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+            command, cwd=ROOT, env=_environment(),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for stream, sink in ((self.process.stdout, self._lines.put), (self.process.stderr, self._log.append)):
             threading.Thread(target=_pump, args=(stream, sink), daemon=True).start()
@@ -287,3 +316,14 @@ def _pump(stream: Any, sink: Callable[[str], None]) -> None:
 def backends(count: int) -> Iterator[list[Backend]]:
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(Backend()) for _ in range(count)]
+
+
+def _backend_main(port: int, delay_s: float) -> None:
+    with Backend(port) as backend:
+        backend.delay_s = delay_s
+        print(backend.port, flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    _backend_main(int(sys.argv[1]), float(sys.argv[2]))
