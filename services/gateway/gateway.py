@@ -19,6 +19,8 @@ from envoy.service.load_stats.v3 import lrs_pb2_grpc
 
 from libs.balancing.controller import EndpointReport, WeightController
 from services.gateway import nodefile
+from services.gateway.admin import AdminServer
+from services.gateway.admin_pages import pages
 from services.gateway.bootstrap import DEFAULT_MAX_MESSAGE_BYTES, STATS, BootstrapOptions, bootstrap
 from services.gateway.load_reports import LoadReports
 from services.gateway.methods import lua_table
@@ -88,6 +90,8 @@ class Gateway:
         self.restarts = 0
         self.draining = False
         self.listen_port = options.listen_port
+        self.admin_port = options.admin_port
+        self.live = False  # Envoy has taken traffic and runs
         self._stop = asyncio.Event()
         self._data: bytes | None = None
         self._apply_lock = asyncio.Lock()
@@ -145,7 +149,7 @@ class Gateway:
     async def status_of(self, service: str) -> bool | None:
         """Health by service name: "" is the gateway itself, a task id is that task's pool."""
         if service == "":
-            return not self.draining and self.envoy is not None and self.envoy.returncode is None
+            return self.ready
         task = self.table.tasks.get(int(service)) if service.isascii() and service.isdigit() else None
         if task is None or self.envoy is None:
             return None
@@ -153,6 +157,11 @@ class Gateway:
             return await self.envoy.admin.gauge(f"cluster.{task.cluster}.membership_healthy") > 0
         except OSError:
             return False
+
+    @property
+    def ready(self) -> bool:
+        """Envoy takes traffic and is meant to go on doing so."""
+        return self.live and not self.draining and self.envoy is not None and self.envoy.returncode is None
 
     # --- life ---
 
@@ -169,7 +178,15 @@ class Gateway:
             raise StartError(
                 f"cannot listen on {self.options.listen_host}:{self.options.listen_port}: {error.strerror};"
                 " choose another port with --listen, or stop what uses it") from None
-        with tempfile.TemporaryDirectory(prefix="dl-gateway-") as name:
+        admin = AdminServer(pages(self))
+        try:
+            self.admin_port = await admin.start(self.options.admin_host, self.options.admin_port)
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {self.options.admin_host}:{self.options.admin_port}: {error.strerror};"
+                " choose another address with --admin") from None
+        log.info("admin on http://%s:%d/", self.options.admin_host, self.admin_port)
+        with contextlib.closing(admin), tempfile.TemporaryDirectory(prefix="dl-gateway-") as name:
             folder = Path(name)  # 0700: nobody else reaches the sockets
             server = await self._serve_control(folder)
             try:
@@ -228,8 +245,9 @@ class Gateway:
                     await asyncio.wait({ready, ended, stop}, return_when=asyncio.FIRST_COMPLETED)
                     if ready.done() and not ended.done():
                         self.listen_port = ready.result()
+                        self.live = True
                         if not crashes:
-                            print(f"READY {self._listen_text()}", flush=True)
+                            print(f"READY {self.listen_text}", flush=True)
                         await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
                     if stop.done():
                         await self._drain(self.envoy)
@@ -238,6 +256,7 @@ class Gateway:
                         raise StartError(f"Envoy ended with status {self.envoy.returncode} before it was ready;"
                                          " its log above says why")
                 finally:
+                    self.live = self.live and stop.done()
                     ready.cancel()
                     ended.cancel()
                 now = time.monotonic()
@@ -254,7 +273,9 @@ class Gateway:
         finally:
             stop.cancel()
 
-    def _listen_text(self) -> str:
+    @property
+    def listen_text(self) -> str:
+        """The public address, as callers write it."""
         host = self.options.listen_host
         return f"[{host}]:{self.listen_port}" if ":" in host else f"{host}:{self.listen_port}"
 

@@ -1,0 +1,96 @@
+"""The admin pages of one gateway."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from services.gateway import status
+from services.gateway.admin import Handler, Json, Page, json_page, metrics_page, ready_page, status_page
+
+if TYPE_CHECKING:
+    from services.gateway.gateway import Gateway
+
+
+def pages(gateway: Gateway) -> dict[str, Handler]:
+    """The pages by path."""
+
+    async def root() -> Page:
+        return status_page(await document(gateway))
+
+    async def as_json() -> Page:
+        return json_page(await document(gateway))
+
+    async def ready() -> Page:
+        return ready_page(gateway.ready, _state(gateway))
+
+    async def metrics() -> Page:
+        return metrics_page(control_metrics(gateway), await _envoy_metrics(gateway))
+
+    return {"/": root, "/status.json": as_json, "/metrics": metrics, "/ready": ready}
+
+
+def _state(gateway: Gateway) -> str:
+    if gateway.draining:
+        return "draining"
+    return "serving" if gateway.ready else "starting"
+
+
+async def document(gateway: Gateway) -> Json:
+    """All that `/status.json` says."""
+    hosts: dict[str, dict[str, Json]] = {}
+    envoy_error = gateway.discovery.last_error
+    if gateway.envoy is not None:
+        try:
+            hosts = status.host_states(await gateway.envoy.admin.json("/clusters?format=json"))
+        except OSError as error:
+            envoy_error = envoy_error or f"Envoy's admin does not answer: {error}"
+    table = gateway.table
+    return {
+        "gateway": {
+            "listen": gateway.listen_text, "ready": gateway.ready, "state": _state(gateway),
+            "envoy_pid": gateway.envoy.pid if gateway.envoy else None, "envoy_restarts": gateway.restarts,
+        },
+        "config": {
+            "nodes": str(gateway.options.nodes), "version": gateway.reload.version,
+            "loaded_at": gateway.reload.loaded_at, "accepted": gateway.discovery.settled,
+            "rejected": gateway.reload.rejected, "errors": gateway.reload.errors, "envoy_error": envoy_error,
+            "unresolved": dict(gateway.resolver.errors),
+        },
+        "tasks": status.tasks(
+            table, {task.cluster: gateway.weights.weights(task.cluster) for task in table.tasks.values()}, hosts),
+    }
+
+
+def control_metrics(gateway: Gateway) -> bytes:
+    """The control plane's own metrics. Envoy's, which count the calls, follow them on the page."""
+    registry = CollectorRegistry()
+
+    def gauge(name: str, text: str, value: float) -> None:
+        Gauge(f"dl_gateway_{name}", text, registry=registry).set(value)
+
+    gauge("ready", "1 while the gateway takes traffic", gateway.ready)
+    gauge("config_version", "Node files put to work since the start", gateway.reload.version)
+    gauge("config_loaded_timestamp_seconds", "When the running node file was loaded", gateway.reload.loaded_at)
+    gauge("config_rejected", "Node files rejected since the start", gateway.reload.rejected)
+    gauge("config_errors", "Errors in the node file as it is now", len(gateway.reload.errors))
+    gauge("config_accepted", "1 when Envoy holds the running table", gateway.discovery.settled)
+    gauge("tasks", "Tasks in the running table", len(gateway.table.tasks))
+    gauge("unresolved_names", "Host names that do not resolve", len(gateway.resolver.errors))
+    gauge("envoy_restarts", "Times that Envoy was started again", gateway.restarts)
+    weight = Gauge("dl_gateway_instance_weight", "Effective weight, 100 is full", ["task", "instance"],
+                   registry=registry)
+    for task in gateway.table.tasks.values():
+        for endpoint, value in gateway.weights.weights(task.cluster).items():
+            weight.labels(str(task.task_id), str(endpoint)).set(value)
+    return generate_latest(registry)
+
+
+async def _envoy_metrics(gateway: Gateway) -> bytes:
+    if gateway.envoy is None:
+        return b""
+    try:
+        return (await gateway.envoy.admin.call("/stats/prometheus?usedonly")).body
+    except OSError:
+        return b"# Envoy does not answer\n"
