@@ -18,6 +18,7 @@ from types import ModuleType
 
 import torch
 
+from examples.torch import expected
 from examples.torch.digits import digits_net, processor
 from examples.torch.digits import train as digits_train
 from examples.torch.mmoe import mmoe_net
@@ -32,6 +33,7 @@ def make_digits(folder: Path) -> str:
     place_source(processor, folder)
     net, accuracy = digits_train.train(net_module.DigitsNet, folder / "samples")
     torch.save(net, folder / "model.pth")
+    expected.write_digits(folder)
     return f"test accuracy {accuracy:.2%}"
 
 
@@ -40,6 +42,7 @@ def make_mmoe(folder: Path) -> str:
     net_module = place_module(mmoe_net, folder)
     net, loss = mmoe_train.train(net_module.MMoE, net_module.FEATURES)
     torch.save(net, folder / "model.pth")
+    expected.write_mmoe(folder)
     return f"training loss {loss:.3f}"
 
 
@@ -57,8 +60,8 @@ def place_source(module: ModuleType, folder: Path) -> Path:
 def place_module(module: ModuleType, folder: Path) -> ModuleType:
     """Copy module's source into folder and import that copy under its bare file name.
 
-    A pickled model names its classes by module; the worker finds them as top-level modules of the model folder,
-    so they must be pickled under that name and not as `examples.torch...`.
+    A pickled model names its classes by module; the worker finds them as top-level modules of the model
+    folder, so they must be pickled under that name and not as `examples.torch...`.
     """
     source = place_source(module, folder)
     spec = importlib.util.spec_from_file_location(source.stem, source)

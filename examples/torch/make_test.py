@@ -45,7 +45,11 @@ def test_model_loads_from_its_folder_alone(
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOAD, str(models / name), shape],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert done.stdout.strip() == expected
 
@@ -54,7 +58,10 @@ def test_folders_hold_nothing_but_the_model(models: Path) -> None:
     assert sorted(p.name for p in models.iterdir()) == ["digits", "mmoe"]
     assert sorted(p.name for p in (models / "mmoe").iterdir()) == ["mmoe_net.py", "model.pth"]
     assert sorted(p.name for p in (models / "digits").iterdir()) == [
-        "digits_net.py", "model.pth", "processor.py", "samples",
+        "digits_net.py",
+        "model.pth",
+        "processor.py",
+        "samples",
     ]
 
 

@@ -57,7 +57,9 @@ def _number(kind: Callable[[str], float], low: float, high: float) -> Callable[[
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="torch-worker", description="Serve PyTorch models over the Seldon protocol.")
+    parser = argparse.ArgumentParser(
+        prog="torch-worker", description="Serve PyTorch models over the Seldon protocol."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser(
         "serve",
@@ -69,26 +71,75 @@ def build_parser() -> argparse.ArgumentParser:
     add = serve.add_argument
     add("--model-dir", required=True, type=Path, metavar="DIR", help="the model folder, see below")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default %(default)s)")
-    add("--port", type=_number(int, 0, 65535), default=8866, help="port; 0 takes a free one (default %(default)s)")
+    add(
+        "--port",
+        type=_number(int, 0, 65535),
+        default=8866,
+        help="port; 0 takes a free one (default %(default)s)",
+    )
     add("--device", default="cpu", metavar="cpu|cuda[:N]", help="where the model runs (default %(default)s)")
-    add("--max-batch-size", type=_number(int, 1, 1_000_000), metavar="ROWS",
-        help=f"most rows in one model call (default: config.toml's, else {DEFAULT_MAX_BATCH_SIZE})")
-    add("--max-delay-ms", type=_number(float, 0, 10_000), metavar="MS",
-        help="how long an incomplete batch waits for company under concurrent traffic; a lone request never waits "
-        f"(default: config.toml's, else {DEFAULT_MAX_DELAY_MS:g})")
-    add("--max-queue", type=_number(int, 1, 10_000_000), default=DEFAULT_MAX_QUEUE, metavar="ROWS",
-        help="most rows waiting for the model; beyond, calls are refused with RESOURCE_EXHAUSTED (default %(default)s)")
-    add("--threads", type=_number(int, 0, 1024), default=0, metavar="N",
-        help="CPU threads of one model call; 0: all usable cores but one (default)")
-    add("--hook-threads", type=_number(int, 0, 256), default=0, metavar="N",
-        help="threads that run preprocess; 0: one a usable core, at most 8 (default)")
-    add("--max-message-bytes", type=_number(int, 1024, 1 << 30), default=DEFAULT_MAX_MESSAGE_BYTES, metavar="BYTES",
-        help="largest request message (default %(default)s)")
-    add("--drain-grace", type=_number(float, 0, 3600), default=1.0, metavar="S",
-        help="seconds of full service after SIGTERM has made the worker unready (default %(default)s)")
-    add("--drain-deadline", type=_number(float, 0, 3600), default=30.0, metavar="S",
-        help="seconds that calls in flight then have to end (default %(default)s)")
-    add("--log-level", choices=["debug", "info", "warning", "error"], default="info", help="default %(default)s")
+    add(
+        "--max-batch-size",
+        type=_number(int, 1, 1_000_000),
+        metavar="ROWS",
+        help=f"most rows in one model call (default: config.toml's, else {DEFAULT_MAX_BATCH_SIZE})",
+    )
+    add(
+        "--max-delay-ms",
+        type=_number(float, 0, 10_000),
+        metavar="MS",
+        help="how long an incomplete batch waits for company under concurrent traffic; a lone request never "
+        f"waits (default: config.toml's, else {DEFAULT_MAX_DELAY_MS:g})",
+    )
+    add(
+        "--max-queue",
+        type=_number(int, 1, 10_000_000),
+        default=DEFAULT_MAX_QUEUE,
+        metavar="ROWS",
+        help="most rows waiting for the model; beyond, calls are refused with RESOURCE_EXHAUSTED "
+        "(default %(default)s)",
+    )
+    add(
+        "--threads",
+        type=_number(int, 0, 1024),
+        default=0,
+        metavar="N",
+        help="CPU threads of one model call; 0: all usable cores but one (default)",
+    )
+    add(
+        "--hook-threads",
+        type=_number(int, 0, 256),
+        default=0,
+        metavar="N",
+        help="threads that run preprocess; 0: one a usable core, at most 8 (default)",
+    )
+    add(
+        "--max-message-bytes",
+        type=_number(int, 1024, 1 << 30),
+        default=DEFAULT_MAX_MESSAGE_BYTES,
+        metavar="BYTES",
+        help="largest request message (default %(default)s)",
+    )
+    add(
+        "--drain-grace",
+        type=_number(float, 0, 3600),
+        default=1.0,
+        metavar="S",
+        help="seconds of full service after SIGTERM has made the worker unready (default %(default)s)",
+    )
+    add(
+        "--drain-deadline",
+        type=_number(float, 0, 3600),
+        default=30.0,
+        metavar="S",
+        help="seconds that calls in flight then have to end (default %(default)s)",
+    )
+    add(
+        "--log-level",
+        choices=["debug", "info", "warning", "error"],
+        default="info",
+        help="default %(default)s",
+    )
     return parser
 
 
@@ -126,7 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and run the command; returns the exit status."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(
-        level=args.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=args.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     return serve(args)
 

@@ -1,9 +1,9 @@
 """From a hook's result to the response message, by the rules of seldon-core's Python wrapper.
 
-Arrays and lists are answered in the kind that was asked in when the request carried `data` and they are numbers;
-numbers to other requests become a tensor, what is not numbers an ndarray. str, bytes and dict become strData, binData
-and jsonData. Arrays of two and more dimensions carry column names. The request's puid, tags, requestPath and metrics
-are echoed, its routing is not.
+Arrays and lists are answered in the kind that was asked in when the request carried `data` and they are
+numbers; numbers to other requests become a tensor, what is not numbers an ndarray. str, bytes and dict become
+strData, binData and jsonData. Arrays of two and more dimensions carry column names. The request's puid, tags,
+requestPath and metrics are echoed, its routing is not.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def respond(asked: DataKind | None, result: Any) -> tuple[DataKind, Any]:
         array = _as_array(result)
     else:
         raise Internal(
-            f"the result is a {type(result).__name__}; postprocess must return an array, a list, a str, bytes or a dict"
+            f"the result is a {type(result).__name__}; postprocess must return an array, a list, a str, "
+            "bytes or a dict"
         )
     if not np.issubdtype(array.dtype, np.number):
         return DataKind.NDARRAY, array
@@ -77,8 +78,8 @@ def _as_array(result: Any) -> np.ndarray[Any, Any]:
         return np.asarray(result)
     except ValueError as error:
         raise Internal(
-            "the result is a list whose parts have different lengths, which is no array; let postprocess return a dict "
-            f"or lists of one length ({error})"
+            "the result is a list whose parts have different lengths, which is no array; let postprocess "
+            f"return a dict or lists of one length ({error})"
         ) from error
 
 
@@ -96,7 +97,8 @@ def default_names(columns: int) -> tuple[str, ...]:
 
 # seldon.protos.Meta: routing is field 3.
 _ROUTING = 3
-# Callers mostly send the same few metas (one task id); longer ones hold a puid each and would only fill the cache.
+# Callers mostly send the same few metas (one task id); longer ones hold a puid each and would only fill the
+# cache.
 _CACHED_META_BYTES = 128
 
 

@@ -1,6 +1,7 @@
 """The worker's ASGI application: Seldon's gRPC methods, health and metrics over one model engine.
 
-Imported by the serving process, which finds its WorkerConfig as JSON in the environment variable CONFIG_VARIABLE.
+Imported by the serving process, which finds its WorkerConfig as JSON in the environment variable
+CONFIG_VARIABLE.
 """
 
 from __future__ import annotations
@@ -97,7 +98,12 @@ class Worker:
         stats.queued_rows = lambda: service.queued_rows
         log.info(
             "serving %s on %s: %d threads a call, batches of up to %d rows, delay %g ms, queue %d rows",
-            name, self._config.device, threads, policy.max_batch_size, policy.max_delay_ms, policy.max_queue_rows,
+            name,
+            self._config.device,
+            threads,
+            policy.max_batch_size,
+            policy.max_delay_ms,
+            policy.max_queue_rows,
         )
 
     async def _predict(self, call: Call, body: bytes) -> bytes:

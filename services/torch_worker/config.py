@@ -1,4 +1,5 @@
-"""The worker's two configurations: the command line's (operator) and the model folder's config.toml (model owner).
+"""The worker's two configurations: the command line's (operator) and the model folder's config.toml (model
+owner).
 
 Both are parsed and checked once into frozen dataclasses. A flag on the command line wins over config.toml.
 """
@@ -23,7 +24,9 @@ DEFAULT_MAX_MESSAGE_BYTES = 10 << 20
 
 
 class ConfigError(ValueError):
-    """Something in the worker's configuration or model folder is wrong; the message says what to do about it."""
+    """Something in the worker's configuration or model folder is wrong; the message says what to do about
+    it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,9 @@ class ModelConfig:
     """What the owner of a model folder says about the model in config.toml, table [model].
 
     Attributes:
-        batchable: True: requests may share a model call, also through a custom run_model; False: never; None (not
-            said): they share it unless there is a custom run_model or the first shared call gives other answers.
+        batchable: True: requests may share a model call, also through a custom run_model; False: never; None
+            (not said): they share it unless there is a custom run_model or the first shared call gives other
+            answers.
         max_batch_size: most rows in one model call.
         max_delay_ms: how long a request may wait for company when the model is idle.
     """
@@ -142,7 +146,9 @@ def parse_model_config(text: str, source: Path) -> ModelConfig:
 
 
 def _line_of(text: str, table: str, key: str | None) -> int:
-    """Line of a key (or of its table's header), 1-based; tomllib keeps no positions, so it is looked up in the text."""
+    """Line of a key (or of its table's header), 1-based; tomllib keeps no positions, so it is looked up in
+    the text.
+    """
     header = re.compile(rf"\s*\[\s*{re.escape(table)}\s*\]")
     wanted = re.compile(rf"""\s*(?:{re.escape(table)}\s*\.\s*)?["']?{re.escape(key or table)}["']?\s*[=.]""")
     lines = text.splitlines()

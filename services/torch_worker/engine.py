@@ -1,8 +1,9 @@
 """The model engine: hooks, model calls shared by requests, and answers. Knows no protocol and no event loop.
 
-A request becomes a `Job` (`prepare`, on any thread), jobs of one key run together (`run`, on the model's thread), and
-every job gets its own answer or its own error. The answers are those that the requests would get one by one: that is
-checked on the first batch (`_Sharing`), and a batch whose model call fails is run again one by one.
+A request becomes a `Job` (`prepare`, on any thread), jobs of one key run together (`run`, on the model's
+thread), and every job gets its own answer or its own error. The answers are those that the requests would get
+one by one: that is checked on the first batch (`_Sharing`), and a batch whose model call fails is run again
+    one by one.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _TORCH_FLOATS = {
     np.dtype(np.float32): torch.float32,
     np.dtype(np.float64): torch.float64,
 }
-_NUMPY_FLOATS = {t: n for n, t in _TORCH_FLOATS.items()}
+_NUMPY_FLOATS: dict[torch.dtype, np.dtype[Any]] = {t: n for n, t in _TORCH_FLOATS.items()}
 
 
 @dataclass(slots=True, eq=False)
@@ -79,8 +80,9 @@ class Engine:
         self._folder = folder
         self._select_tags = tag_selector(model) if hooks.model_takes_tags else None
         self._dtype = _float_dtype(model)
-        # Per floating input dtype other than the model's: whether the model needs it converted. Learnt by trying.
-        self._needs_cast: dict[torch.dtype, bool] = {}
+        # Per floating input dtype other than the model's: whether the model needs it converted. Learnt by
+        # trying.
+        self._needs_cast: dict[torch.dtype | None, bool] = {}
         self._shares = batchable if batchable is not None else hooks.run_model is None
         self._verified = batchable is True
 
@@ -107,11 +109,13 @@ class Engine:
         """Make a job of a request, running preprocess on it.
 
         Args:
-            payload: numpy array, bytes, str or JSON value. Arrays may be read-only views; hooks get writable copies.
+            payload: numpy array, bytes, str or JSON value. Arrays may be read-only views; hooks get writable
+                copies.
             meta: handed to the hooks as kwargs["meta"]; has at least the key "tags", a dict.
 
         Raises:
-            InvalidArgument: preprocess raised ValueError, or there is none and the payload is no array of numbers.
+            InvalidArgument: preprocess raised ValueError, or there is none and the payload is no array of
+                numbers.
             Internal: preprocess raised something else.
         """
         kwargs: dict[str, Any] = {"meta": dict(meta)}
@@ -146,7 +150,8 @@ class Engine:
     def run(self, jobs: Sequence[Job]) -> list[Any]:
         """Answer jobs of one key; in an answer's place stands a ServingError where a job failed.
 
-        An answer is what postprocess returned, or without one what `tensors.plain` makes of the model's output.
+        An answer is what postprocess returned, or without one what `tensors.plain` makes of the model's
+        output.
         """
         with torch.inference_mode():
             if len(jobs) == 1:
@@ -168,7 +173,9 @@ class Engine:
             self._stop_sharing(str(reason))
             return [self._run_alone(job) for job in jobs]
         except BaseException as error:
-            log.warning("a shared model call of %d requests failed (%s); running them one by one", len(jobs), error)
+            log.warning(
+                "a shared model call of %d requests failed (%s); running them one by one", len(jobs), error
+            )
             return [self._run_alone(job) for job in jobs]
         return [self._finish(job, part) for job, part in zip(jobs, parts, strict=True)]
 
@@ -180,7 +187,9 @@ class Engine:
         return self._finish(job, output)
 
     def _verify(self, jobs: Sequence[Job]) -> list[Any]:
-        """Run the first batch both ways and compare; share calls from now on only if the answers are the same."""
+        """Run the first batch both ways and compare; share calls from now on only if the answers are the
+        same.
+        """
         outputs: list[Any] = []
         for job in jobs:
             try:
@@ -188,12 +197,18 @@ class Engine:
             except BaseException as error:
                 outputs.append(self._model_failure(error))
         if any(isinstance(output, ServingError) for output in outputs):
-            return [o if isinstance(o, ServingError) else self._finish(j, o) for j, o in zip(jobs, outputs, strict=True)]
+            return [
+                o if isinstance(o, ServingError) else self._finish(j, o)
+                for j, o in zip(jobs, outputs, strict=True)
+            ]
         try:
             shared = split(self._call([job.data for job in jobs], jobs[0]), [job.rows for job in jobs])
             if all(same(part, output) for part, output in zip(shared, outputs, strict=True)):
                 self._verified = True
-                log.info("requests share model calls: a first batch of %d gave the single requests' answers", len(jobs))
+                log.info(
+                    "requests share model calls: a first batch of %d gave the single requests' answers",
+                    len(jobs),
+                )
             else:
                 self._stop_sharing("a batch gave other answers than its requests one by one")
         except NotSplittableError as reason:
@@ -204,7 +219,9 @@ class Engine:
 
     def _stop_sharing(self, reason: str) -> None:
         self._shares = False
-        log.warning("requests will not share model calls: %s (batchable in config.toml overrides this)", reason)
+        log.warning(
+            "requests will not share model calls: %s (batchable in config.toml overrides this)", reason
+        )
 
     def _call(self, inputs: Sequence[Any], job: Job) -> Any:
         """One model call on the joined inputs, with job's keyword arguments."""
@@ -213,9 +230,10 @@ class Engine:
             return self._hooks.run_model(self._model, x, **job.kwargs)
         first = inputs[0]
         if isinstance(first, np.ndarray):
-            dtype = _TORCH_FLOATS.get(first.dtype)
-            convert = dtype is not None and self._needs_cast.get(dtype) and self._dtype is not None
-            first = join(inputs, _NUMPY_FLOATS.get(self._dtype) if convert and self._dtype else None)
+            target: np.dtype[Any] | None = None
+            if self._dtype is not None and self._needs_cast.get(_TORCH_FLOATS.get(first.dtype)):
+                target = _NUMPY_FLOATS.get(self._dtype)
+            first = join(inputs, target)
         elif len(inputs) > 1:
             first = join(inputs)
         if not isinstance(first, torch.Tensor):
@@ -228,8 +246,8 @@ class Engine:
     def _call_casting(self, x: torch.Tensor, model_kwargs: Mapping[str, Any]) -> Any:
         """Call with a floating input of another dtype than the model's weights.
 
-        The wire's data.tensor is float64. A model that handles that itself must go on getting it (ids above 2**24 do
-        not survive float32); one that fails on it is given its own dtype.
+        The wire's data.tensor is float64. A model that handles that itself must go on getting it (ids above
+        2**24 do not survive float32); one that fails on it is given its own dtype.
         """
         assert self._dtype is not None
         needs_cast = self._needs_cast.get(x.dtype)
@@ -258,9 +276,11 @@ class Engine:
 
 
 def tag_selector(model: torch.nn.Module) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Which tags of a request become keyword arguments of the model: those that its forward has parameters for.
+    """Which tags of a request become keyword arguments of the model: those that its forward has parameters
+    for.
 
-    All of them where forward takes **kwargs or its signature cannot be read. The first parameter is the input itself.
+    All of them where forward takes **kwargs or its signature cannot be read. The first parameter is the input
+    itself.
     """
     try:
         parameters = list(inspect.signature(model.forward).parameters.values())
@@ -287,7 +307,7 @@ def _is_numeric(payload: Any) -> bool:
 def _describe(payload: Any) -> str:
     if isinstance(payload, np.ndarray):
         return f"an array of {payload.dtype}"
-    return {bytes: "binData", str: "strData"}.get(type(payload), "jsonData")
+    return "binData" if isinstance(payload, bytes) else "strData" if isinstance(payload, str) else "jsonData"
 
 
 def _frozen(tags: Mapping[str, Any]) -> str:

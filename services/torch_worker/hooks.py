@@ -1,8 +1,9 @@
-"""The hooks of processor.py: preprocess(x, **kwargs), run_model(model, x, **kwargs), postprocess(x, **kwargs)."""
+"""Hooks of processor.py: preprocess(x, **kwargs), run_model(model, x, **kwargs), postprocess(x, **kwargs)."""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 import sys
 import traceback
@@ -31,10 +32,11 @@ class Hooks:
     Attributes:
         preprocess: from the request's payload (array, bytes, str or JSON value) to the model's input.
         run_model: calls the model itself; None when absent or when it is no more than `return model(x)`.
-        model_takes_tags: whether tags may become keyword arguments of the model; False when there is a run_model of
-            any kind, which decides that itself.
+        model_takes_tags: whether tags may become keyword arguments of the model; False when there is a
+            run_model of any kind, which decides that itself.
         postprocess: from the model's output to the answer (array or nested list, str, bytes, dict).
-        class_names: `data.names` of two- and more-dimensional answers, where processor.py sets a list of that name.
+        class_names: `data.names` of two- and more-dimensional answers, where processor.py sets a list of that
+            name.
     """
 
     preprocess: Hook | None = None
@@ -48,7 +50,8 @@ def load_hooks(folder: ModelFolder) -> Hooks:
     """Import the folder's processor.py, if it has one, and pick its hooks. The folder must have been entered.
 
     Raises:
-        ConfigError: the file cannot be imported, or a hook's name is bound to something that cannot be called.
+        ConfigError: the file cannot be imported, or a hook's name is bound to something that cannot be
+            called.
     """
     file = folder.processor_file
     if file is None:
@@ -92,8 +95,8 @@ def _plain(model: Any, x: Any, **kwargs: Any) -> Any:
 def is_plain_call(hook: Hook) -> bool:
     """Whether hook does no more than `return model(x)`, as the template that many folders start from does.
 
-    Such a hook means what no hook means (but for tags, which it ignores), so its requests may be batched. Compared by
-    bytecode: anything else in the body makes it a custom call.
+    Such a hook means what no hook means (but for tags, which it ignores), so its requests may be batched.
+    Compared by bytecode: anything else in the body makes it a custom call.
     """
     if not isinstance(hook, FunctionType):
         return False
@@ -102,12 +105,12 @@ def is_plain_call(hook: Hook) -> bool:
         mine.co_code == plain.co_code
         and mine.co_argcount == 2
         and mine.co_kwonlyargcount == 0
-        and mine.co_flags & plain.co_flags == plain.co_flags
+        and bool(mine.co_flags & inspect.CO_VARKEYWORDS)
     )
 
 
 def place_in(folder: Path, error: BaseException) -> str | None:
-    """`file line N` of the innermost frame of the error's traceback that lies in folder; None when there is none."""
+    """`file line N` of the innermost frame of the traceback that lies in folder; None when there is none."""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).parent == folder:
         return f"{Path(error.filename).name} line {error.lineno}"
     place = None
@@ -119,10 +122,11 @@ def place_in(folder: Path, error: BaseException) -> str | None:
 
 
 def failure(stage: str, error: BaseException, folder: Path) -> ServingError:
-    """The error a caller sees when code of the folder (a hook or the model) raised; the traceback goes to the log.
+    """The error a caller sees when code of the folder (a hook, the model) raised; the traceback is logged.
 
-    A ValueError in preprocess is the caller's fault: INVALID_ARGUMENT. Memory that ran out: RESOURCE_EXHAUSTED. The
-    rest is INTERNAL. The message names the stage, the exception and the line in the folder.
+    A ValueError in preprocess is the caller's fault: INVALID_ARGUMENT. Memory that ran out:
+    RESOURCE_EXHAUSTED. The rest is INTERNAL. The message names the stage, the exception and the line in the
+    folder.
     """
     if isinstance(error, ServingError):
         return error

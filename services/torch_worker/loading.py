@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import sys
 
 import torch
@@ -18,8 +17,8 @@ log = logging.getLogger(__name__)
 def enter_folder(folder: ModelFolder) -> None:
     """Make the folder the first import location and the working directory of this process.
 
-    Pickles find their class files there, and hooks that open files by a relative name find those: model folders were
-    always run from inside. The worker serves one folder, so it may own both.
+    Pickles find their class files there, and hooks that open files by a relative name find those: model
+    folders were always run from inside. The worker serves one folder, so it may own both.
     """
     os.chdir(folder.path)
     entry = str(folder.path)
@@ -44,17 +43,19 @@ def resolve_device(name: str) -> torch.device:
         raise ConfigError(f"--device {name}: expected cpu, cuda or cuda:N")
     if torch.version.cuda is None:
         raise ConfigError(
-            f"--device {name}: this is the CPU build of torch ({torch.__version__}); run the CUDA variant of the "
-            "worker, or use --device cpu"
+            f"--device {name}: this is the CPU build of torch ({torch.__version__}); run the CUDA variant of "
+            "the worker, or use --device cpu"
         )
     if not torch.cuda.is_available():
         raise ConfigError(
-            f"--device {name}: torch sees no CUDA device here; check the driver (nvidia-smi) and, in a container, "
-            "that the GPU is passed in, or use --device cpu"
+            f"--device {name}: torch sees no CUDA device here; check the driver (nvidia-smi) and, in a "
+            "container, that the GPU is passed in, or use --device cpu"
         )
     index = device.index or 0
     if index >= torch.cuda.device_count():
-        raise ConfigError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices, numbered from 0")
+        raise ConfigError(
+            f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices, numbered from 0"
+        )
     return torch.device("cuda", index)
 
 
@@ -65,21 +66,23 @@ def load_model(folder: ModelFolder, device: torch.device) -> torch.nn.Module:
         ConfigError: the file is not a whole model, or its classes cannot be found; says which and what to do.
     """
     file = folder.model_file
-    log.info("loading %s: a pickle is code and runs with this process's rights; serve only models you trust", file)
+    log.info(
+        "loading %s: a pickle is code and runs with this process's rights; serve only models you trust", file
+    )
     try:
         model = torch.load(file, map_location=device, weights_only=False)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{file}: the model refers to module {error.name!r}, which is neither in the folder nor installed; put "
-            f"{(error.name or '').split('.')[0]}.py beside {MODEL_FILE} or install the package"
+            f"{file}: the model refers to module {error.name!r}, which is neither in the folder nor "
+            f"installed; put {(error.name or '').split('.')[0]}.py beside {MODEL_FILE} or install the package"
         ) from error
     except AttributeError as error:
         raise ConfigError(
-            f"{file}: a class of the model cannot be found ({error}); a class that was defined in the training script "
-            "(__main__) must move to a file of its own beside the model, be imported from there, and the model be "
-            "saved again"
+            f"{file}: a class of the model cannot be found ({error}); a class that was defined in the "
+            "training script (__main__) must move to a file of its own beside the model, be imported from "
+            "there, and the model be saved again"
         ) from error
-    except (pickle.UnpicklingError, EOFError, RuntimeError, OSError, ImportError, ValueError, KeyError) as error:
+    except Exception as error:  # unpickling runs the folder's code, which may raise anything
         raise ConfigError(f"{file}: torch.load cannot read it: {type(error).__name__}: {error}") from error
     if isinstance(model, dict):
         raise ConfigError(

@@ -1,8 +1,9 @@
-"""Seldon's Predict over the engine: decode, preprocess, share a model call, postprocess, encode. No transport here.
+"""Seldon's Predict over the engine: decode, preprocess, share a model call, postprocess, encode. No transport
+here.
 
-Two stages, each a `Batcher`. Where the folder has a preprocess hook, it runs on hook threads, in parallel with the
-model; without one the event loop makes the job itself, which costs microseconds. The model stage joins jobs of one key
-into a model call and encodes the answers, all on the model's thread.
+Two stages, each a `Batcher`. Where the folder has a preprocess hook, it runs on hook threads, in parallel
+with the model; without one the event loop makes the job itself, which costs microseconds. The model stage
+joins jobs of one key into a model call and encodes the answers, all on the model's thread.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from libs.proto.seldon import DataKind, SeldonRequest, decode_message
 from libs.proto.wire import ProtoError
-from libs.serving.batcher import BatchObserver, BatchPolicy, Batcher
+from libs.serving.batcher import Batcher, BatchObserver, BatchPolicy
 from libs.serving.call import Call, Handler
 from libs.serving.errors import InvalidArgument, ServingError
 from services.torch_worker.answers import encode_answer
@@ -20,9 +21,9 @@ from services.torch_worker.engine import Engine, Job
 
 METHODS = ("/seldon.protos.Model/Predict", "/seldon.protos.Seldon/Predict")
 
-# Requests that one hook thread takes at a time. More would save little of the hand-off and make the first wait for the
-# last.
-_HOOK_GROUP = 4
+# Requests that a hook thread takes at a time: with more, one thread would run slow hooks one after the other
+# while its neighbour sleeps.
+_HOOK_GROUP = 1
 
 Task = tuple[SeldonRequest, Job]
 
@@ -32,7 +33,8 @@ class PredictService:
 
     Args:
         engine: what runs.
-        policy: bounds of the model's queue. The queue before preprocess is bounded by the same number, in requests.
+        policy: bounds of the model's queue. The queue before preprocess is bounded by the same number, in
+            requests.
         hook_threads: threads that run preprocess.
         observer: told about the model's batches.
         hook_observer: told about preprocess's groups.
@@ -85,9 +87,10 @@ class PredictService:
         except ProtoError as error:
             raise InvalidArgument(f"not a SeldonMessage that can be read: {error}") from error
         if request.kind is None or request.kind is DataKind.CUSTOM:
+            custom = " (customData is not supported)" if request.kind else ""
             raise InvalidArgument(
-                "the SeldonMessage carries no payload; expected one of data.tensor, data.ndarray, data.tftensor, "
-                "binData, strData, jsonData" + (" (customData is not supported)" if request.kind else "")
+                "the SeldonMessage carries no payload; expected one of data.tensor, data.ndarray, "
+                f"data.tftensor, binData, strData, jsonData{custom}"
             )
         if self._hooks is not None:
             job = await self._hooks.submit(request, deadline=call.deadline, cancelled=call.cancelled)

@@ -1,4 +1,6 @@
-"""Pure functions between payloads, tensors and answers: joining requests into a batch and splitting its output."""
+"""Pure functions between payloads, tensors and answers: joining requests into a batch and splitting its
+output.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,17 @@ import torch
 
 
 class NotSplittableError(Exception):
-    """A batch's output cannot be divided among its requests by rows; the message says what stands in the way."""
+    """A batch's output cannot be divided among its requests by rows; the message says what stands in the
+    way.
+    """
 
 
 def join(inputs: Sequence[Any], dtype: np.dtype[Any] | None = None) -> torch.Tensor:
     """One tensor of the rows of all inputs, along dimension 0.
 
     Args:
-        inputs: arrays, or tensors, of equal dtype and trailing shape. Arrays may be read-only views: the result never
-            shares memory with them, so that a model may write into its input.
+        inputs: arrays, or tensors, of equal dtype and trailing shape. Arrays may be read-only views: the
+            result never shares memory with them, so that a model may write into its input.
         dtype: converts arrays to this type while they are copied; None keeps theirs.
 
     Raises:
@@ -34,8 +38,8 @@ def join(inputs: Sequence[Any], dtype: np.dtype[Any] | None = None) -> torch.Ten
 def split(output: Any, rows: Sequence[int]) -> list[Any]:
     """Divide a batch's output among requests of so many rows each.
 
-    A tensor (or array) is cut along dimension 0; lists, tuples and dicts of them are cut inside, each request getting
-    the same structure. The parts are views.
+    A tensor (or array) is cut along dimension 0; lists, tuples and dicts of them are cut inside, each request
+    getting the same structure. The parts are views.
 
     Raises:
         NotSplittableError: some part of the output has no row for each of the batch's rows.
@@ -44,35 +48,42 @@ def split(output: Any, rows: Sequence[int]) -> list[Any]:
         total = sum(rows)
         if output.ndim == 0 or output.shape[0] != total:
             raise NotSplittableError(
-                f"the model answered {total} rows with shape {tuple(output.shape)}, dimension 0 is not their number"
+                f"the model answered {total} rows with shape {tuple(output.shape)}, dimension 0 is not "
+                "their number"
             )
         if isinstance(output, torch.Tensor):
-            return list(output.split(list(rows)))
+            return list(torch.split(output, list(rows)))
         parts = []
         start = 0
         for n in rows:
             parts.append(output[start : start + n])
             start += n
         return parts
-    if isinstance(output, dict):
+    if isinstance(output, dict) and output:
         columns = [split(value, rows) for value in output.values()]
         rebuilt = [dict(zip(output, parts, strict=True)) for parts in zip(*columns, strict=True)]
-        if type(output) is dict or not rebuilt:
+        if output.__class__ is dict:
             return rebuilt
         try:  # such as the output classes of transformers, which postprocess reads by attribute
             return [type(output)(**parts) for parts in rebuilt]
         except TypeError as error:
-            raise NotSplittableError(f"a {type(output).__name__} cannot be made of its items: {error}") from error
+            raise NotSplittableError(
+                f"a {type(output).__name__} cannot be made of its items: {error}"
+            ) from error
     if isinstance(output, list | tuple) and output:
         per_part = [split(value, rows) for value in output]
         if hasattr(output, "_fields"):
             return [type(output)(*parts) for parts in zip(*per_part, strict=True)]
         return [type(output)(parts) for parts in zip(*per_part, strict=True)]
-    raise NotSplittableError(f"the model answered with a {type(output).__name__}, which has no rows")
+    raise NotSplittableError(
+        f"the model answered with a {type(output).__name__}, empty or not of tensors, so it has no rows"
+    )
 
 
 def to_numpy(output: Any) -> Any:
-    """The same structure with arrays in the place of tensors; bfloat16, which numpy lacks, becomes float32."""
+    """The same structure with arrays in the place of tensors; bfloat16, which numpy lacks, becomes
+    float32.
+    """
     if isinstance(output, torch.Tensor):
         tensor = output.detach().cpu()
         if tensor.dtype is torch.bfloat16:
@@ -86,10 +97,11 @@ def to_numpy(output: Any) -> Any:
 
 
 def plain(output: Any) -> Any:
-    """The default postprocess: arrays stay arrays, a list of equal arrays becomes one array with a new first dimension.
+    """The default postprocess: arrays stay arrays, a list of equal arrays becomes one array with a new first
+    dimension.
 
-    Lists of other things become nested lists, dicts keep their keys with plain lists as values (they are answered as
-    JSON), everything else stays as it is.
+    Lists of other things become nested lists, dicts keep their keys with plain lists as values (they are
+    answered as JSON), everything else stays as it is.
     """
     output = to_numpy(output)
     if isinstance(output, list) and output and all(isinstance(v, np.ndarray) for v in output):
@@ -126,7 +138,9 @@ def plain_parts(output: Any, rows: Sequence[int]) -> list[Any]:
 
 
 def listed(output: Any) -> Any:
-    """The same structure with nested Python lists in the place of arrays, and Python numbers in that of numpy's."""
+    """The same structure with nested Python lists in the place of arrays, and Python numbers in that of
+    numpy's.
+    """
     if isinstance(output, np.ndarray | np.generic):
         return output.tolist()
     if isinstance(output, torch.Tensor):
@@ -139,10 +153,11 @@ def listed(output: Any) -> Any:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Whether two outputs have one structure, equal shapes, and values that differ by no more than rounding does.
+    """Whether two outputs have one structure, equal shapes, and values that differ by no more than rounding
+    does.
 
-    Rounding: a batched product adds in another order than a single one; the tolerance is relative to the largest
-    value, 1e-3 for float32 and wider, 2e-2 for half precision.
+    Rounding: a batched product adds in another order than a single one; the tolerance is relative to the
+    largest value, 1e-3 for float32 and wider, 2e-2 for half precision.
     """
     if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
         if left.shape != right.shape or left.dtype != right.dtype:

@@ -28,8 +28,10 @@ def preprocess(x: bytes, **kwargs: Any) -> torch.Tensor:
     try:
         with Image.open(io.BytesIO(x)) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError(f"the picture has {picture.width} x {picture.height} pixels, at most "
-                                 f"{MAX_PIXELS} are accepted")
+                raise ValueError(
+                    f"the picture has {picture.width} x {picture.height} pixels, at most "
+                    f"{MAX_PIXELS} are accepted"
+                )
             grey = picture.convert("L")
             if grey.size != (SIDE, SIDE):
                 grey = grey.resize((SIDE, SIDE), Image.Resampling.BOX)

@@ -32,7 +32,8 @@ def digit_png(pixels: np.ndarray) -> bytes:
 
 
 def train(net_class: type[nn.Module], samples_dir: Path) -> tuple[nn.Module, float]:
-    """Train a fresh network of net_class; write samples_dir/<label>-<n>.png; return it with its test accuracy.
+    """Train a fresh network of net_class; write samples_dir/<label>-<n>.png; return it with its test
+    accuracy.
 
     Deterministic for one torch version and machine. Raises RuntimeError when the accuracy is not above 97 %.
     """
@@ -51,7 +52,7 @@ def train(net_class: type[nn.Module], samples_dir: Path) -> tuple[nn.Module, flo
     loss_of = nn.CrossEntropyLoss()
     net.train()
     for _ in tqdm(range(EPOCHS), desc="digits: training", unit="epoch"):
-        for rows in torch.randperm(len(x)).split(BATCH):
+        for rows in torch.split(torch.randperm(len(x)), BATCH):
             # Moving the picture by up to a pixel each way keeps the network from learning absolute places.
             down, right = (int(v) for v in torch.randint(-1, 2, (2,)))
             batch = torch.roll(x[rows], shifts=(down, right), dims=(2, 3))

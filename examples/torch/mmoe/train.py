@@ -11,7 +11,8 @@ BATCH = 512
 
 
 def train(net_class: type[nn.Module], features: int) -> tuple[nn.Module, float]:
-    """Train a fresh network of net_class on a made-up rule with two related targets; return it and its last loss.
+    """Train a fresh network of net_class on a made-up rule with two related targets; return it and its last
+    loss.
 
     The rule: two directions in feature space that share half of their weights decide click and apply.
     """
@@ -30,7 +31,7 @@ def train(net_class: type[nn.Module], features: int) -> tuple[nn.Module, float]:
         loss = sum(loss_of(head[:, 0], y[:, task]) for task, head in enumerate(heads))
         assert isinstance(loss, torch.Tensor)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         last = loss.item()
     net.eval()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from libs.proto import messages
+from libs.proto.seldon import DataKind, SeldonRequest, decode_message
+from libs.serving.errors import Internal
+from services.torch_worker.answers import default_names, echoed_meta, encode_answer, respond
+
+ARRAYS = [DataKind.TENSOR, DataKind.NDARRAY, DataKind.TFTENSOR]
+OTHERS = [DataKind.BIN, DataKind.STR, DataKind.JSON]
+
+
+def asked(kind: DataKind, meta: bytes = b"") -> SeldonRequest:
+    return SeldonRequest(kind, None, [], "", {}, meta)
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("result", [np.ones((1, 2), np.float32), [[1.0, 1.0]], torch.ones(1, 2), ((1, 1),)])
+def test_numbers_are_answered_in_the_array_kind_asked(kind: DataKind, result: Any) -> None:
+    answered, payload = respond(kind, result)
+    assert answered is kind
+    assert np.asarray(payload).tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_numbers_to_other_kinds_become_a_tensor(kind: DataKind) -> None:
+    assert respond(kind, [[7, 0.5]])[0] is DataKind.TENSOR
+
+
+@pytest.mark.parametrize("kind", ARRAYS + OTHERS)
+def test_the_rest_does_not_depend_on_the_kind_asked(kind: DataKind) -> None:
+    assert respond(kind, [["cat", "dog"]])[0] is DataKind.NDARRAY
+    assert respond(kind, [True, False])[0] is DataKind.NDARRAY
+    assert respond(kind, "text") == (DataKind.STR, "text")
+    assert respond(kind, bytearray(b"x")) == (DataKind.BIN, b"x")
+    assert respond(kind, {"a": torch.ones(2), "b": np.int64(3)}) == (DataKind.JSON, {"a": [1.0, 1.0], "b": 3})
+
+
+def test_two_heads_become_one_array() -> None:
+    kind, payload = respond(DataKind.TENSOR, [torch.zeros(3, 1), torch.ones(3, 1)])
+    assert kind is DataKind.TENSOR and payload.shape == (2, 3, 1)
+
+
+def test_a_number_is_an_array_without_dimensions() -> None:
+    for number in (3, 2.5, np.float32(1), torch.tensor(4.0)):
+        kind, payload = respond(DataKind.BIN, number)
+        assert kind is DataKind.TENSOR and payload.shape == ()
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (None, "the result is a NoneType; postprocess must return"),
+        (object(), "the result is a object"),
+        ([[1.0], [1.0, 2.0]], "parts have different lengths"),
+        ([torch.zeros(1), torch.zeros(2)], "parts have different lengths"),
+        (np.array([1j]), "complex"),
+    ],
+)
+def test_results_that_no_response_can_carry(result: Any, message: str) -> None:
+    with pytest.raises(Internal, match=message):
+        respond(DataKind.TENSOR, result)
+
+
+def test_values_that_json_cannot_carry() -> None:
+    with pytest.raises(Internal, match="cannot be encoded"):
+        encode_answer(asked(DataKind.JSON), {"a": object()})
+    with pytest.raises(Internal, match="cannot be encoded"):
+        encode_answer(asked(DataKind.JSON), {1: "number as key"})
+
+
+def test_column_names() -> None:
+    assert default_names(3) == ("t:0", "t:1", "t:2")
+    two = decode_message(encode_answer(asked(DataKind.TENSOR), np.ones((4, 2))))
+    assert two.names == ["t:0", "t:1"]
+    named = decode_message(encode_answer(asked(DataKind.BIN), [[7, 0.9]], ("class", "probability")))
+    assert named.names == ["class", "probability"] and named.payload.tolist() == [[7.0, 0.9]]
+    assert decode_message(encode_answer(asked(DataKind.TENSOR), np.ones(4))).names == []
+    assert decode_message(encode_answer(asked(DataKind.TENSOR), "s", ("x",))).kind is DataKind.STR
+
+
+@pytest.mark.parametrize("puid", ["p1", "p" * 300])
+def test_meta_is_echoed_without_routing(puid: str) -> None:
+    meta = messages.Meta(puid=puid)
+    meta.tags["taskId"].number_value = 39
+    meta.requestPath["model"] = "image:1"
+    meta.metrics.add(key="k", value=1.5)
+    expected = meta.SerializeToString(deterministic=True)
+    meta.routing["router"] = 1
+    got = messages.SeldonMessage.FromString(
+        encode_answer(asked(DataKind.STR, meta.SerializeToString()), "answer")
+    )
+    assert got.strData == "answer"
+    assert got.meta.SerializeToString(deterministic=True) == expected
+
+
+def test_no_meta_no_echo() -> None:
+    assert echoed_meta(b"") == b""
+    assert not messages.SeldonMessage.FromString(encode_answer(asked(DataKind.STR), "x")).HasField("meta")

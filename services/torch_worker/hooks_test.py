@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from libs.serving.errors import Internal, InvalidArgument, ResourceExhausted
+from services.torch_worker.config import ConfigError, ModelConfig
+from services.torch_worker.folder import ModelFolder
+from services.torch_worker.hooks import Hooks, failure, is_plain_call, load_hooks, place_in
+from services.torch_worker.loading import enter_folder
+from services.torch_worker.testing import kept_process_state
+
+
+@pytest.fixture(autouse=True)
+def _process() -> Iterator[None]:
+    with kept_process_state():
+        yield
+
+
+def load(folder: Path, source: str | None, **files: str) -> Hooks:
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(dedent(text))
+    processor = None
+    if source is not None:
+        processor = folder / "processor.py"
+        processor.write_text(dedent(source))
+    parts = ModelFolder(folder, folder / "model.pth", processor, ModelConfig())
+    enter_folder(parts)
+    return load_hooks(parts)
+
+
+def test_no_processor_no_hooks(tmp_path: Path) -> None:
+    assert load(tmp_path, None) == Hooks()
+
+
+def test_hooks_are_optional_and_may_be_imported(tmp_path: Path) -> None:
+    hooks = load(
+        tmp_path,
+        """
+        from helpers import *
+        class_names = ["a", "b"]
+        def preprocess(x, **kwargs):
+            return x + 1
+        """,
+        helpers="def postprocess(x, **kwargs):\n    return -x\n",
+    )
+    assert hooks.run_model is None
+    assert hooks.preprocess is not None and hooks.preprocess(1) == 2
+    assert hooks.postprocess is not None and hooks.postprocess(1) == -1
+    assert hooks.class_names == ("a", "b")
+    assert hooks.model_takes_tags
+
+
+def test_the_folders_processor_wins_over_an_installed_module(tmp_path: Path) -> None:
+    for side in ("one", "two"):
+        (tmp_path / side).mkdir()
+        hooks = load(tmp_path / side, f"def preprocess(x, **kwargs):\n    return {side!r}\n")
+        assert hooks.preprocess is not None and hooks.preprocess(0) == side
+
+
+def test_a_run_model_that_only_calls_the_model_is_no_custom_call(tmp_path: Path) -> None:
+    hooks = load(tmp_path, "def run_model(model, x, **kwargs):\n    'as the template'\n    return model(x)\n")
+    assert hooks.run_model is None
+    assert not hooks.model_takes_tags
+
+
+@pytest.mark.parametrize(
+    ("source", "plain"),
+    [
+        ("def f(model, x, **kwargs): return model(x)", True),
+        ("def f(net, data, **kw): return net(data)", True),
+        ("def f(model, x, **kwargs): return model(x.to('cpu'))", False),
+        ("def f(model, x, **kwargs): return model(x, **kwargs)", False),
+        ("def f(model, x, **kwargs): return x(model)", False),
+        ("def f(x, model, **kwargs): return model(x)", False),
+        ("def f(model, x): return model(x)", False),
+        ("def f(model, x, **kwargs):\n  y = model(x)\n  return y + 1", False),
+        ("from functools import partial\nf = partial(lambda model, x, **k: model(x))", False),
+    ],
+)
+def test_plain_calls(source: str, plain: bool) -> None:
+    names: dict[str, Any] = {}
+    exec(source, names)
+    assert is_plain_call(names["f"]) is plain
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("\n\nimport not_installed_anywhere\n", r"ModuleNotFoundError.*\(processor\.py line 3\)"),
+        ("def preprocess(x:\n", r"SyntaxError.*\(processor\.py line 1\)"),
+        ("import sys\nsys.exit(3)\n", r"SystemExit: 3 \(processor\.py line 2\)"),
+        ("preprocess = 3\n", "preprocess must be a function, it is a int"),
+        ("class_names = 'ab'\n", "class_names must be a list of strings"),
+    ],
+)
+def test_a_processor_that_cannot_be_used_says_why(tmp_path: Path, source: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, source)
+
+
+def test_places_and_codes_of_failures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hooks = load(
+        tmp_path,
+        """
+        from helper import deep
+        def preprocess(x, **kwargs):
+            deep(x)
+        """,
+        helper="def deep(x):\n\n    raise x\n",
+    )
+    assert hooks.preprocess is not None
+
+    def caught(error: BaseException) -> BaseException:
+        assert hooks.preprocess is not None
+        with pytest.raises(type(error)) as info:
+            hooks.preprocess(error)
+        return info.value
+
+    assert place_in(tmp_path, caught(KeyError("k"))) == "helper.py line 3"
+    bad = failure("preprocess", caught(ValueError("too short")), tmp_path)
+    assert isinstance(bad, InvalidArgument)
+    assert bad.message == "preprocess raised ValueError: too short (helper.py line 3)"
+    other = failure("preprocess", caught(KeyError("k")), tmp_path)
+    assert isinstance(other, Internal)
+    assert other.message == "preprocess raised KeyError: 'k' (helper.py line 3)"
+    assert "Traceback" in caplog.text and "helper.py" in caplog.text
+    assert isinstance(failure("postprocess", caught(ValueError("v")), tmp_path), Internal)
+    assert isinstance(failure("run_model", caught(MemoryError()), tmp_path), ResourceExhausted)
+    mine = InvalidArgument("as it is")
+    assert failure("postprocess", mine, tmp_path) is mine
+
+
+def test_no_place_outside_the_folder(tmp_path: Path) -> None:
+    try:
+        int("x")
+    except ValueError as error:
+        assert place_in(tmp_path, error) is None

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from collections import OrderedDict, namedtuple
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.torch_worker.tensors import (
+    NotSplittableError,
+    join,
+    listed,
+    plain,
+    plain_parts,
+    same,
+    split,
+    to_numpy,
+)
+
+Pair = namedtuple("Pair", ["a", "b"])
+
+
+class Answer(OrderedDict[str, Any]):
+    """Like the outputs of transformers: a dict whose items are attributes too."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+row_counts = st.lists(st.integers(0, 5), min_size=1, max_size=6)
+dtypes = st.sampled_from([np.float64, np.float32, np.int64, np.int32, np.bool_, np.uint8])
+
+
+@settings(deadline=None, max_examples=60)
+@given(row_counts, st.lists(st.integers(1, 3), max_size=2), dtypes, st.booleans())
+def test_join_then_split_gives_the_inputs_back(
+    rows: list[int], trailing: list[int], dtype: type, tensors: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    inputs: list[Any] = [rng.integers(0, 2, (n, *trailing)).astype(dtype) for n in rows]
+    joined = join([torch.from_numpy(a) for a in inputs] if tensors else inputs)
+    assert joined.shape == (sum(rows), *trailing)
+    for part, expected in zip(split(joined, rows), inputs, strict=True):
+        np.testing.assert_array_equal(part.numpy(), expected)
+        assert part.numpy().dtype == expected.dtype
+    for part, expected in zip(split(joined.numpy(), rows), inputs, strict=True):
+        np.testing.assert_array_equal(part, expected)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_join_of_arrays_never_shares_memory(count: int) -> None:
+    source = np.frombuffer(np.arange(4.0).tobytes()).reshape(2, 2)
+    assert not source.flags.writeable
+    joined = join([source] * count)
+    joined.zero_()
+    assert source.tolist() == [[0.0, 1.0], [2.0, 3.0]]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_join_converts_while_copying(count: int) -> None:
+    unaligned = np.frombuffer(b"x" + np.arange(3.0).tobytes(), dtype=np.float64, offset=1, count=3)
+    joined = join([unaligned] * count, np.dtype(np.float32))
+    assert joined.dtype is torch.float32
+    assert joined.tolist() == [0.0, 1.0, 2.0] * count
+
+
+def test_join_refuses_what_torch_has_no_type_for() -> None:
+    with pytest.raises(TypeError):
+        join([np.array([["a"]])])
+
+
+def test_split_keeps_the_structure() -> None:
+    t = torch.arange(6).reshape(3, 2)
+    assert [p.tolist() for p in split([t, t + 1], [1, 2])[0]] == [[[0, 1]], [[1, 2]]]
+    assert isinstance(split((t,), [1, 2])[1], tuple)
+    second = split({"x": t, "y": {"z": t}}, [1, 2])[1]
+    assert second["y"]["z"].tolist() == [[2, 3], [4, 5]]
+    pair = split(Pair(t, t), [2, 1])[1]
+    assert isinstance(pair, Pair) and pair.b.tolist() == [[4, 5]]
+    answer = split(Answer(logits=t), [2, 1])[1]
+    assert isinstance(answer, Answer) and answer.logits.tolist() == [[4, 5]]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        torch.zeros(2, 3),
+        torch.tensor(1.0),
+        3,
+        None,
+        "text",
+        [],
+        {},
+        [torch.zeros(3, 1), 1.0],
+        {"a": torch.zeros(4)},
+    ],
+)
+def test_split_refuses_what_has_no_row_for_each(output: Any) -> None:
+    with pytest.raises(NotSplittableError):
+        split(output, [1, 2])
+    with pytest.raises(NotSplittableError):
+        plain_parts(output, [1, 2])
+
+
+outputs = st.recursive(
+    st.tuples(st.integers(1, 3), st.sampled_from([torch.float32, torch.float64, torch.int64])),
+    lambda inner: st.lists(inner, min_size=1, max_size=3)
+    | st.dictionaries(st.text(max_size=2), inner, min_size=1, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None, max_examples=80)
+@given(outputs, row_counts)
+def test_parts_of_a_batch_are_what_single_outputs_would_be(spec: Any, rows: list[int]) -> None:
+    total = sum(rows)
+
+    def build(node: Any, start: int, stop: int) -> Any:
+        if isinstance(node, list):
+            return [build(child, start, stop) for child in node]
+        if isinstance(node, dict):
+            return {key: build(child, start, stop) for key, child in node.items()}
+        width, dtype = node
+        return torch.arange(total * width, dtype=dtype).reshape(total, width)[start:stop]
+
+    start = 0
+    for part, n in zip(plain_parts(build(spec, 0, total), rows), rows, strict=True):
+        alone = plain(build(spec, start, start + n))
+        assert type(part) is type(alone)
+        assert listed(part) == listed(alone)
+        if isinstance(part, np.ndarray):
+            assert part.shape == alone.shape and part.dtype == alone.dtype
+        start += n
+
+
+def test_plain() -> None:
+    assert plain(torch.ones(2, 1)).shape == (2, 1)
+    heads = plain([torch.zeros(3, 1), torch.ones(3, 1)])
+    assert heads.shape == (2, 3, 1) and heads.dtype == np.float32
+    assert plain((torch.zeros(1), torch.zeros(2))) == [[0.0], [0.0, 0.0]]
+    assert plain({"a": torch.ones(1), "b": (np.float32(2), "t")}) == {"a": [1.0], "b": [2.0, "t"]}
+    assert plain("text") == "text" and plain(b"x") == b"x" and plain(None) is None
+    assert plain(torch.ones(1, dtype=torch.bfloat16, requires_grad=True)).dtype == np.float32
+    assert to_numpy([torch.zeros(1), 3])[1] == 3
+
+
+def test_same_allows_rounding_only() -> None:
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    assert same(x, x * (1 + 1e-6))
+    assert not same(x, x * 1.01)
+    assert same(x.half(), x.half() * 1.002)
+    assert not same(x, x.double()) and not same(x, x[:3])
+    assert same([x, {"a": x}], [x, {"a": x.clone()}])
+    assert not same([x], [x, x]) and not same({"a": x}, {"b": x})
+    nan = torch.tensor([float("nan"), float("inf")])
+    assert same(nan, nan.clone())
+    labels = torch.arange(20)
+    assert same(labels, labels.clone()) and not same(labels, labels.flip(0))
+    assert same(torch.zeros(0, 2), torch.zeros(0, 2))
+    assert same("a", "a") and not same("a", 1)
