@@ -88,7 +88,7 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore]
 
     def __init__(self, handlers: Mapping[str, Handler], metrics: Metrics) -> None:
         self._methods = {
-            path: grpc.unary_unary_rpc_method_handler(_Unary(path, handler, metrics.method(path)))
+            path: grpc.unary_unary_rpc_method_handler(_Unary(path, handler, metrics.method(path)).serve)
             for path, handler in handlers.items()
         }
         self._unknown = metrics.method(UNKNOWN_METHOD)
@@ -98,7 +98,7 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc,unused-ignore]
         known = self._methods.get(path)
         if known is not None:
             return known
-        return grpc.unary_unary_rpc_method_handler(_Unary(path, _unknown_method, self._unknown))
+        return grpc.unary_unary_rpc_method_handler(_Unary(path, _unknown_method, self._unknown).serve)
 
 
 class _Unary:
@@ -109,7 +109,7 @@ class _Unary:
         self._handler = handler
         self._stats = stats
 
-    async def __call__(self, request: bytes, context: Any) -> bytes:
+    async def serve(self, request: bytes, context: Any) -> bytes:
         start = time.monotonic()
         remaining = context.time_remaining()
         deadline = None if remaining is None else start + remaining

@@ -57,7 +57,7 @@ async def _measure(
     ran = batches() - before
     print(
         f"{label:<24} {callers:>3} in flight {count / wall:>8.0f}/s {cpu / count * 1e6:>6.1f} us CPU"
-        f"  p50 {cuts[49] * 1e6:>7.0f} us  p99 {cuts[98] * 1e6:>7.0f} us  {count / max(ran, 1):>5.1f} items/batch",
+        f"  p50 {cuts[49] * 1e6:>6.0f} us  p99 {cuts[98] * 1e6:>6.0f} us {count / max(ran, 1):>5.1f} a batch",
         flush=True,
     )
 
@@ -95,9 +95,7 @@ async def _main(arguments: argparse.Namespace) -> None:
                 key=lambda item: None,
                 observer=count,
             )
-            await _measure(
-                f"batcher, {work}", batcher.submit, callers, arguments.seconds, lambda: count.batches
-            )
+            await _measure(f"batcher, {work}", batcher.submit, callers, arguments.seconds, count.get)
             await batcher.close(1.0)
 
 

@@ -35,7 +35,7 @@ from pathlib import Path
 from types import FrameType
 
 from libs.serving.control import FD_VARIABLE, LOG_LEVEL_VARIABLE
-from libs.serving.envoy import Admin, Limits, StartError, child_environment, configuration, spawn
+from libs.serving.envoy_child import Admin, Limits, StartError, child_environment, configuration, spawn
 
 log = logging.getLogger(__name__)
 

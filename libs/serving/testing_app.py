@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 
+from libs.serving import errors
 from libs.serving.asgi import GrpcApp
 from libs.serving.batcher import Batcher, BatchPolicy
 from libs.serving.call import Call, Handler, HttpRequest, HttpResponse
@@ -40,9 +41,8 @@ async def _echo(call: Call, request: bytes) -> bytes:
 
 async def _fail(call: Call, request: bytes) -> bytes:
     kind = request.decode()
-    for cls in ServingError.__subclasses__():
-        if cls.__name__ == kind:
-            raise cls(f"{kind}: 100 % wrong, größer als erlaubt\nsecond line")
+    if cls := getattr(errors, kind, None):
+        raise cls(f"{kind}: 100 % wrong, größer als erlaubt\nsecond line")
     if kind == "subclass":
         raise type("Special", (NotFound,), {})("special")
     if kind == "cancelled":

@@ -106,8 +106,8 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     if sys.platform == "linux" and "LD_PRELOAD" not in pyvoy:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise StartError(
-            f"no shared libpython{version} was found for {sys.executable}: the server runs Python inside Envoy"
-            f" and loads it from there. Install it (Debian, Ubuntu: apt-get install libpython{version}), or use"
+            f"no shared libpython{version} was found for {sys.executable}: the server runs Python inside"
+            f" Envoy and loads it from there. Install it (Debian: apt-get install libpython{version}), or use"
             " a Python that was built with --enable-shared (the python:*-slim images are)"
         )
     return {**os.environ, **pyvoy, "PYTHONUNBUFFERED": "1", **extra}
