@@ -19,6 +19,7 @@ from services.tf_serving import service as rpc
 from services.tf_serving.engine import Engine, Threads
 from services.tf_serving.execution import Execution
 from services.tf_serving.options import MAX_MODEL_THREADS, VARIABLE, Options, usable_cores
+from services.tf_serving.runtime import skip_keras
 from services.tf_serving.servables import Servable, Servables
 from services.tf_serving.versions import latest
 
@@ -125,6 +126,7 @@ def create() -> GrpcApp:
     logging.basicConfig(
         level=options.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    skip_keras()
     return Application(options).app
 
 

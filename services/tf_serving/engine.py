@@ -173,29 +173,18 @@ class Engine:
         except (tf.errors.OpError, ValueError) as error:
             raise _translate(error) from error
         places = [distinct.index(tensor) for tensor in fetches]
-        straight = places == list(range(len(distinct)))
         into = [_feed(tf, spec) for spec in signature.inputs.values()]
         plain_in = not any(into)
-        out_of = [
-            element_type(signature.outputs[name].data_type).wire
-            if signature.outputs[name].data_type in _QUANTIZED
-            else None
-            for name in outputs
-        ]
-        plain_out = not any(out_of)
+        out_of = [element_type(signature.outputs[name].data_type).wire for name in outputs]
 
         def run(arrays: Arrays) -> list[NDArray[Any]]:
             if not plain_in:
                 arrays = [a if d is None else a.view(d) for a, d in zip(arrays, into, strict=True)]
             try:
-                results: list[NDArray[Any]] = call(*arrays)
+                results = call(*arrays)
             except Exception as error:  # OpError, or what converting an array raises
                 raise _translate(error) from error
-            if not straight:
-                results = [results[place] for place in places]
-            if not plain_out:
-                results = [r if d is None else r.view(d) for r, d in zip(results, out_of, strict=True)]
-            return results
+            return [_array(results[place], dtype) for place, dtype in zip(places, out_of, strict=True)]
 
         return run
 
@@ -212,6 +201,14 @@ def _feed(tf: Any, spec: TensorSpec) -> Any:
     return None if name is None else np.dtype(getattr(tf, name).as_numpy_dtype)
 
 
+def _array(result: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A fetched value as an array of the codecs' dtype. TensorFlow gives scalars as Python or numpy scalars, and
+    quantised arrays with a dtype of its own."""
+    if type(result) is not np.ndarray:
+        return np.array(result, dtype)
+    return result if result.dtype == dtype else result.view(dtype)
+
+
 def _zeros(spec: TensorSpec) -> NDArray[Any]:
     if spec.shape is None:
         raise ModelError(f"the rank of {spec.tensor} is unknown")
@@ -226,9 +223,9 @@ def _translate(error: Exception) -> ServingError:
     """TensorFlow's exception as ours; what has no status code is the model's (or our) defect."""
     if isinstance(error, ServingError):
         return error
-    return _ERRORS.get(getattr(error, "code", 13), Internal)(_brief(error))
+    return _ERRORS.get(getattr(error, "error_code", 13), Internal)(_brief(error))
 
 
 def _brief(error: Exception) -> str:
-    text = getattr(error, "message", None) or str(error) or type(error).__name__
+    text = " ".join(str(getattr(error, "message", "") or error or type(error).__name__).split())
     return text if len(text) <= _MAX_ERROR_CHARACTERS else text[: _MAX_ERROR_CHARACTERS - 4] + " ..."

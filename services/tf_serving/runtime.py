@@ -7,6 +7,7 @@ imported: `--help` and a mistyped path answer at once.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -45,11 +46,19 @@ def without_startup_noise() -> Iterator[None]:
                 told = told[os.write(2, told) :]
 
 
+def skip_keras() -> None:
+    """Keep `import tensorflow` from importing Keras, which running a graph does not need: it costs
+    most of a second, and its optree complains at exit of the interpreter that pyvoy has taken down by then.
+
+    For a process that serves; call it before tensorflow().
+    """
+    if "tensorflow" not in sys.modules:
+        sys.modules.setdefault("keras", None)  # type: ignore[arg-type]  # None: not to be had
+
+
+@functools.cache
 def tensorflow() -> Any:
     """The tensorflow module, silenced down to errors unless TF_CPP_MIN_LOG_LEVEL is set."""
-    loaded = sys.modules.get("tensorflow")
-    if loaded is not None and hasattr(loaded, "Module"):
-        return loaded
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with without_startup_noise():
         import tensorflow as tf
