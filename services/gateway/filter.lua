@@ -1,6 +1,6 @@
 -- Names the task of each call in the header x-dl-task, by which the routes are matched.
 --
--- METHODS (path -> {key, target, streaming}) is put before this text by the control plane. The script
+-- METHODS (path -> {key, target, streaming}) and inflate.lua are put before this text by the control plane. The script
 -- runs on Envoy's worker threads: it never blocks, reads only the bytes it needs, and every loop is bounded.
 
 local WINDOW = 256        -- bytes fetched at a time: one fetch covers the head of nearly every request
@@ -170,6 +170,26 @@ local KEYS = {
   feedback = function(r, pos, stop) return task_of_tags(r, pos, stop, { 1, 2 }) end,
 }
 
+local function task_of_compressed(body, length, key, encoding)
+  if encoding ~= "gzip" and encoding ~= "deflate" then
+    return nil, "the request is compressed with " .. (encoding or "an unnamed encoding") ..
+      ": use gzip, or send the metadata x-dl-task: <task id>"
+  end
+  local problem
+  for _, limit in ipairs(INFLATED) do
+    -- Packed data is hardly ever longer than what it unpacks to; the headers and tables come on top.
+    local source = body:getBytes(5, math.min(length, limit + 1024))
+    local text, whole = INFLATE(source, encoding, limit)
+    -- Of a cut message the true size is not known: a field may reach beyond what was unpacked.
+    local stop = whole and #text or 2 ^ 31
+    local task
+    task, problem = KEYS[key]({ size = #text, base = 0, last = #text, window = text }, 0, stop)
+    if task or whole then return task, problem end
+  end
+  return nil, "no task in the first " .. INFLATED[#INFLATED] .. " bytes of the compressed request (" .. problem ..
+    "); send the metadata x-dl-task: <task id>"
+end
+
 -- The task that a gRPC body names, or nil and what is wrong.
 local function task_of_body(body, key, encoding)
   local size = body and body:length() or 0
@@ -179,8 +199,7 @@ local function task_of_body(body, key, encoding)
   local length = ((byte_at(r, 1) * 256 + byte_at(r, 2)) * 256 + byte_at(r, 3)) * 256 + byte_at(r, 4)
   if 5 + length > size then return nil, "the request message is cut short" end
   if flag == 0 then return KEYS[key](r, 5, 5 + length) end
-  return nil, "the request is compressed (" .. (encoding or "unnamed") ..
-    "); send the metadata x-dl-task: <task id>, or do not compress"
+  return task_of_compressed(body, length, key, encoding)
 end
 
 local function refuse(handle, http, grpc, message)

@@ -72,8 +72,10 @@ class ReloadState:
 
 def filter_source() -> str:
     """The routing filter with its table of methods."""
-    text = resources.files("services.gateway").joinpath("filter.lua").read_text(encoding="utf-8")
-    return f"local METHODS = {lua_table()}\n{text}"
+    folder = resources.files("services.gateway")
+    inflate, routing = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("inflate.lua", "filter.lua"))
+    # Each part in a block of its own: a Lua function may have only 200 local names, and these need not mix.
+    return f"local METHODS = {lua_table()}\ndo\n{inflate}\nend\ndo\n{routing}\nend\n"
 
 
 class Gateway:
