@@ -166,9 +166,10 @@ class _Server:
                 raise StartError(f"the application {self._app} did not start; the reason is above")
             if self._failed is not None:
                 raise StartError(self._failed)
-            if announced is None:
+            # Envoy's main thread, and with it the admin interface, is blocked until the startup is over.
+            if self._serving and announced is None:
                 announced = self._listening()
-            if announced is not None and self._serving and self._answers(announced):
+            if announced is not None and self._answers(announced):
                 print(f"READY {_authority(self._host, announced)}", flush=True)
                 return True
             self._wait(_TICK_S)
