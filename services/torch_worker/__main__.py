@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from libs.serving.envoy import Limits
+from libs.serving.envoy_child import Limits
 from libs.serving.server import run_server
 from services.torch_worker.config import (
     CONFIG_VARIABLE,

@@ -25,7 +25,7 @@ from services.torch_worker.tensors import NotSplittableError, join, plain, plain
 
 log = logging.getLogger(__name__)
 
-_TORCH_FLOATS = {
+_TORCH_FLOATS: dict[np.dtype[Any], torch.dtype] = {
     np.dtype(np.float16): torch.float16,
     np.dtype(np.float32): torch.float32,
     np.dtype(np.float64): torch.float64,

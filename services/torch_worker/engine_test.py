@@ -85,7 +85,12 @@ def test_a_double_model_and_integer_input_are_left_alone() -> None:
     assert e.run(jobs_of(e, rows(0.1)))[0][0, 0] == 2 * 0.1 + 1
     seen: list[torch.dtype] = []
     probe = nn.Linear(3, 3)
-    probe.register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype) or (args[0].float(),))
+
+    def note(_: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        seen.append(args[0].dtype)
+        return (args[0].float(),)
+
+    probe.register_forward_pre_hook(note)
     e = engine(probe)
     e.run(jobs_of(e, rows(1, dtype=np.int64)))
     assert seen == [torch.int64]
@@ -228,7 +233,7 @@ def test_errors_of_hooks() -> None:
         raise ValueError("no")
 
     def crash(x: Any, **kwargs: Any) -> Any:
-        return {}["gone"]
+        raise KeyError("gone")
 
     with pytest.raises(InvalidArgument, match=r"preprocess raised ValueError: no \(engine_test\.py line"):
         engine(Net(), Hooks(preprocess=refuse)).prepare(b"x", META)
@@ -318,7 +323,7 @@ def test_a_run_model_decides_about_tags_itself() -> None:
 def test_tag_selection_by_signature() -> None:
     class Anything(nn.Module):
         def forward(self, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-            return x
+            return torch.as_tensor(x)
 
     tags = {"x": 0, "bias": 1, "other": 2}
     assert tag_selector(Anything())(tags) == tags
