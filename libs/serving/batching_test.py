@@ -218,8 +218,8 @@ class QueueMachine(RuleBasedStateMachine):
         except InvalidArgument:
             assert not 1 <= rows <= MAX_BATCH
         except DeadlineExceeded:
-            assert patience is not None
-            assert patience <= 0
+            assert ticket.deadline is not None
+            assert ticket.deadline <= self.now
         except ResourceExhausted:
             assert queued + rows > MAX_QUEUE
         else:
