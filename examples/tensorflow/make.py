@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from examples.tensorflow import expected
 from services.tf_serving.runtime import tensorflow
 
 VERSION = "1"
@@ -102,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         started = time.monotonic()
         print(f"{name}: making {target}", flush=True)
         line = place(MODELS[name], target)
+        if name == "textcnn":
+            expected.write_textcnn(target.parent, VERSION)
         print(f"{name}: {line} ({time.monotonic() - started:.0f} s)", flush=True)
     return 0
 

@@ -1,17 +1,18 @@
 """Build step: collects the part of Envoy's API that the gateway speaks into one FileDescriptorSet.
 
-    python services/gateway/describe_xds.py services/gateway/xds.binpb
+    python services/gateway/describe_xds.py 3rdparty/xds/xds.lock services/gateway/xds.binpb
 
-The xds-protos package holds each file's serialized FileDescriptorProto inside a generated Python module. They are read
-as text: importing them would need protobuf beside xds-protos, and both ship a top-level `google` package, which a
-virtual environment made of symlinks (Pex's) cannot merge.
+The xds-protos package holds each file's serialized FileDescriptorProto inside a generated Python module. Its archive is
+fetched by hash and read, not installed: 3rdparty/xds/requirements.txt says why.
 """
 
 from __future__ import annotations
 
 import ast
-import importlib.util
+import subprocess
 import sys
+import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,18 +40,22 @@ RUNTIME_PREFIX = "google/protobuf/"
 NAME, DEPENDENCY, FILE = 1, 3, 1
 
 
-def package_root() -> Path:
-    """Returns the folder that xds-protos is installed in, found by a package that nothing else ships."""
-    spec = importlib.util.find_spec("validate")
-    if spec is None or not spec.submodule_search_locations:
-        sys.exit("describe_xds: xds-protos is not installed")
-    return Path(spec.submodule_search_locations[0]).resolve().parent
+FETCH_TIMEOUT_S = 300
 
 
-def serialized_file(root: Path, proto: str) -> bytes:
+def fetch(lock: Path, folder: Path) -> zipfile.ZipFile:
+    """Downloads the wheel that `lock` names and opens it; pip checks the hash and follows its own configuration."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps"]
+    options = ["--require-hashes", "--only-binary=:all:", "--dest", str(folder), "--requirement", str(lock)]
+    subprocess.run([*pip, *options], check=True, timeout=FETCH_TIMEOUT_S)
+    (wheel,) = folder.glob("*.whl")
+    return zipfile.ZipFile(wheel)
+
+
+def serialized_file(wheel: zipfile.ZipFile, proto: str) -> bytes:
     """Returns the serialized FileDescriptorProto of `proto`, taken from its generated module's source."""
-    module = root / (proto.removesuffix(".proto").replace("-", "_") + "_pb2.py")
-    for node in ast.walk(ast.parse(module.read_text())):
+    module = proto.removesuffix(".proto").replace("-", "_") + "_pb2.py"
+    for node in ast.walk(ast.parse(wheel.read(module))):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "AddSerializedFile":
             (argument,) = node.args
             if isinstance(argument, ast.Constant) and isinstance(argument.value, bytes):
@@ -89,7 +94,7 @@ def encode_length(size: int) -> bytes:
     return bytes(out)
 
 
-def descriptor_set(root: Path, roots: tuple[str, ...]) -> bytes:
+def descriptor_set(wheel: zipfile.ZipFile, roots: tuple[str, ...]) -> bytes:
     """Returns a FileDescriptorSet of the roots and all they import, each file after its imports."""
     files: dict[str, bytes] = {}
     open_files: set[str] = set()
@@ -98,7 +103,7 @@ def descriptor_set(root: Path, roots: tuple[str, ...]) -> bytes:
         if proto in files or proto in open_files or proto.startswith(RUNTIME_PREFIX):
             return
         open_files.add(proto)
-        data = serialized_file(root, proto)
+        data = serialized_file(wheel, proto)
         for dependency in strings(data, DEPENDENCY):
             visit(dependency)
         files[proto] = data
@@ -109,8 +114,9 @@ def descriptor_set(root: Path, roots: tuple[str, ...]) -> bytes:
 
 
 def main() -> None:
-    (target,) = sys.argv[1:]
-    Path(target).write_bytes(descriptor_set(package_root(), ROOTS))
+    lock, target = (Path(argument) for argument in sys.argv[1:])
+    with tempfile.TemporaryDirectory() as folder, fetch(lock, Path(folder)) as wheel:
+        target.write_bytes(descriptor_set(wheel, ROOTS))
 
 
 if __name__ == "__main__":

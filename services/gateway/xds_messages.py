@@ -5,10 +5,11 @@ The descriptors live in a pool of their own, so other packages that register Env
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 from google.protobuf import (
     any_pb2,
     descriptor_pb2,
@@ -58,8 +59,19 @@ def parse(full_name: str, fields: Mapping[str, Any]) -> Message:
     return json_format.ParseDict(dict(fields), message_class(full_name)(), descriptor_pool=POOL)
 
 
-def pack(message: Message) -> any_pb2.Any:
-    """Returns the message as google.protobuf.Any of this pool, typed type.googleapis.com/<full name>."""
+def pack(message: Message) -> Any:
+    """Returns the message as google.protobuf.Any of this pool, typed type.googleapis.com/<full name>; equal messages
+    give equal bytes."""
     packed = message_class("google.protobuf.Any")()
-    packed.Pack(message)
+    packed.Pack(message, deterministic=True)
     return packed
+
+
+def stream_handler(
+    service: str, method: str, request: str, behaviour: Callable[[AsyncIterator[Any], Any], AsyncIterator[Any]]
+) -> grpc.GenericRpcHandler:
+    """Returns a service of one bidirectional streaming method, for a grpc.aio server; `request` is a message's name."""
+    handler = grpc.stream_stream_rpc_method_handler(
+        behaviour, message_class(request).FromString, lambda message: message.SerializeToString()
+    )
+    return grpc.method_handlers_generic_handler(service, {method: handler})
