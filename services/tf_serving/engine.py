@@ -202,8 +202,8 @@ def _feed(tf: Any, spec: TensorSpec) -> Any:
 
 
 def _array(result: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A fetched value as an array of the codecs' dtype. TensorFlow gives scalars as Python or numpy scalars, and
-    quantised arrays with a dtype of its own."""
+    """A fetched value as an array of the codecs' dtype. TensorFlow gives scalars as Python or numpy
+    scalars, and quantised arrays with a dtype of its own."""
     if type(result) is not np.ndarray:
         return np.array(result, dtype)
     return result if result.dtype == dtype else result.view(dtype)

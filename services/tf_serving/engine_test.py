@@ -38,7 +38,9 @@ def some(dtype: str, shape: tuple[int, ...]) -> Any:
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3, 4)], ids=str)
-def test_every_dtype_and_shape_comes_back_as_tensorflow_itself_gives_it(models: Path, shape: tuple[int, ...]) -> None:
+def test_every_dtype_and_shape_comes_back_as_tensorflow_itself_gives_it(
+    models: Path, shape: tuple[int, ...]
+) -> None:
     tf = tensorflow()
     path = models / "echo" / "7"
     engine = load(path)

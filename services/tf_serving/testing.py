@@ -1,7 +1,13 @@
-"""Small SavedModels for tests, built once per session, and help with the official messages."""
+"""For tests: small SavedModels, built once per session, official requests, and a real server process."""
 
 from __future__ import annotations
 
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +38,17 @@ def save_echo(path: Path) -> None:
 
     signatures = {}
     for name in ECHO_DTYPES:
-        # Identity is there for every dtype; a float is nearly free to look at, so warm-up runs it too.
         function = tf.function(
-            lambda x: {"y": tf.identity(x)}, input_signature=[tf.TensorSpec(None, getattr(tf, name), name="x")]
+            lambda x: {"y": tf.identity(x)},
+            input_signature=[tf.TensorSpec(None, getattr(tf, name), name="x")],
         )
         signatures[name] = function.get_concrete_function()
     tf.saved_model.save(Echo(), str(path), signatures=signatures)
 
 
 def save_intents(path: Path) -> None:
-    """Like textcnn, but tiny: sentence string (-1, 4), label string (-1) to output string (-1, 3), score float
-    (-1, 3). A cell's column is looked up in a table whose keys come from an asset file."""
+    """Like textcnn, but tiny: sentence string (-1, 4), label string (-1) to output string (-1, 3), score
+    float (-1, 3). A cell's column is looked up in a table whose keys come from an asset file."""
     tf = tensorflow()
     asset = path.parent / "intents.txt"
     asset.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +58,11 @@ def save_intents(path: Path) -> None:
         def __init__(self) -> None:
             super().__init__()
             keys = tf.lookup.TextFileInitializer(
-                str(asset), tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
+                str(asset),
+                tf.string,
+                tf.lookup.TextFileIndex.WHOLE_LINE,
+                tf.int64,
+                tf.lookup.TextFileIndex.LINE_NUMBER,
             )
             self.table = tf.lookup.StaticHashTable(keys, default_value=-1)
             self.names = tf.constant(["rent", "sell", "hire"])
@@ -71,6 +81,7 @@ def save_intents(path: Path) -> None:
 
     model = Intents()
     tf.saved_model.save(model, str(path), signatures={"prediction": model.prediction.get_concrete_function()})
+    asset.unlink()  # the SavedModel has its own copy
 
 
 def save_mixed(path: Path) -> None:
@@ -92,7 +103,9 @@ def save_mixed(path: Path) -> None:
         return {"sum": total, "product": a * b, "again": total}
 
     def spin(n: Any) -> dict[str, Any]:
-        turns = tf.while_loop(lambda i: tf.reduce_any(i < n), lambda i: [tf.minimum(i + 1, n)], [tf.zeros_like(n)])
+        turns = tf.while_loop(
+            lambda i: tf.reduce_any(i < n), lambda i: [tf.minimum(i + 1, n)], [tf.zeros_like(n)]
+        )
         return {"turns": turns[0]}
 
     def pick(i: Any) -> dict[str, Any]:
@@ -112,11 +125,19 @@ def save_mixed(path: Path) -> None:
     tf.saved_model.save(Mixed(), str(path), signatures=signatures)
 
 
-MAKERS = {"half_plus_two": save_half_plus_two, "echo": save_echo, "intents": save_intents, "mixed": save_mixed}
+MAKERS = {
+    "half_plus_two": save_half_plus_two,
+    "echo": save_echo,
+    "intents": save_intents,
+    "mixed": save_mixed,
+}
 
 
-def predict_request(name: str, inputs: dict[str, Any], *, signature: str = "", outputs: tuple[str, ...] = ()) -> Any:
-    """An official PredictRequest; inputs are numpy arrays, TensorProtos, or what tf.make_tensor_proto takes."""
+def predict_request(
+    name: str, inputs: dict[str, Any], *, signature: str = "", outputs: tuple[str, ...] = ()
+) -> Any:
+    """An official PredictRequest; inputs are numpy arrays, TensorProtos, or what tf.make_tensor_proto
+    takes."""
     tf = tensorflow()
     from tensorflow_serving.apis.predict_pb2 import PredictRequest
 
@@ -127,3 +148,59 @@ def predict_request(name: str, inputs: dict[str, Any], *, signature: str = "", o
         # make_tensor_proto takes numpy arrays, numbers, strings, lists, and TensorProtos as they are.
         request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
     return request
+
+
+class Server:
+    """A real `tf-serving serve` process on a free port; a context manager.
+
+    Raises:
+        RuntimeError: it ended, or was not ready after `START_S`; with what it wrote.
+    """
+
+    START_S = 90.0
+    STOP_S = 30.0
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "services.tf_serving", "serve", "--port", "0", *arguments]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"}
+        self.stderr = tempfile.TemporaryFile()  # - lives as long as the process
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.stderr, env=env)
+        try:
+            self.address = self._ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _ready(self) -> str:
+        assert self.process.stdout is not None
+        readable, _, _ = select.select([self.process.stdout], [], [], self.START_S)
+        line = self.process.stdout.readline().decode() if readable else ""
+        if not line.startswith("READY "):
+            raise RuntimeError(f"not ready: {line!r}\n{self.log()}")
+        return line.split()[1]
+
+    def log(self) -> str:
+        """What it has written to standard error so far."""
+        self.stderr.seek(0)
+        return self.stderr.read().decode(errors="replace")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal it and wait for its end; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(self.STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+        self.stderr.close()

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from services.tf_serving.__main__ import main
+from services.tf_serving.options import Options, usable_cores
+
+
+def serve(base: Path, *more: str) -> int:
+    return main(["serve", "--model-name", "m", "--model-base-path", str(base), "--port", "0", *more])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "required: COMMAND"),
+        (["serve"], "required: --model-name, --model-base-path"),
+        (["serve", "--model-name", " ", "--model-base-path", "x"], "argument --model-name: expected a name"),
+        (["serve", "--port", "70000"], "expected a whole number from 0 to 65535, got '70000'"),
+        (["serve", "--port", "http"], "expected a whole number from 0 to 65535, got 'http'"),
+        (["serve", "--max-batch-size=0"], "expected a whole number from 1 to 1000000, got '0'"),
+        (["serve", "--batch_timeout_ms", "-1"], "expected milliseconds from 0 to 10000, got '-1'"),
+        (["serve", "--drain-grace-s", "soon"], "expected seconds from 0 to 3600, got 'soon'"),
+        (["serve", "--ports", "1"], "required"),
+    ],
+)
+def test_bad_usage_ends_with_2_and_says_what_was_expected(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, lesson in ((["--help"], "textcnn-69"), (["serve", "--help"], "--enable-batching")):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 0
+        shown = capsys.readouterr().out
+        assert lesson in shown and "examples:" in shown
+
+
+def test_what_the_files_tell_is_told_at_once(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corrupt = tmp_path / "corrupt"
+    shutil.copytree(models / "half_plus_two", corrupt)
+    graph = corrupt / "7" / "saved_model.pb"
+    graph.write_bytes(graph.read_bytes()[:-20])
+    (tmp_path / "empty").mkdir()
+    started = time.monotonic()
+    for base, complaint in (
+        (tmp_path / "nowhere", "error: could not find the model base path"),
+        (tmp_path / "empty", "error: no versions of the model found"),
+        (models / "half_plus_two" / "7", "move it into"),
+        (corrupt, "saved_model.pb is corrupt, or not a SavedModel"),
+    ):
+        assert serve(base) == 1
+        assert complaint in capsys.readouterr().err
+    assert time.monotonic() - started < 5
+
+
+def test_options_survive_the_way_to_the_serving_process() -> None:
+    options = Options("m", "/models/m", 1, 2, 3, 4, 5.5, 6, 7, True, False, "DEBUG")
+    assert Options.from_json(options.to_json()) == options
+    assert Options.from_json(Options("m", "p").to_json()) == Options("m", "p")
+
+
+def test_there_is_at_least_one_core() -> None:
+    assert usable_cores() >= 1
