@@ -292,7 +292,7 @@ def test_a_custom_run_model_shares_calls_when_the_folder_says_so() -> None:
 
 class Tagged(Net):
     def forward(self, x: torch.Tensor, bias: float = 0.0, taskId: int = 0) -> torch.Tensor:  # noqa: N803
-        return self.scale(x) + bias + taskId
+        return torch.add(self.scale(x), bias + taskId)
 
 
 def test_more_than_one_tag_becomes_arguments_of_the_model() -> None:

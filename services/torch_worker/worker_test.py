@@ -19,7 +19,7 @@ import grpc
 import numpy as np
 import pytest
 
-from libs.proto.messages import SeldonMessage
+from libs.proto.messages import DataType, SeldonMessage
 from libs.proto.services import ModelStub, SeldonStub
 from services.torch_worker.testing import DOUBLER, make_folder
 
@@ -68,8 +68,8 @@ class Running:
         self.address = address
         self.log = log
         self.channel = grpc.insecure_channel(address)
-        self.model = ModelStub(self.channel)  # type: ignore[no-untyped-call]
-        self.seldon = SeldonStub(self.channel)  # type: ignore[no-untyped-call]
+        self.model = ModelStub(self.channel)
+        self.seldon = SeldonStub(self.channel)
 
     def predict(self, message: SeldonMessage, timeout: float | None = 20.0) -> Any:
         return self.model.Predict(message, timeout=timeout)
@@ -95,8 +95,9 @@ def worker(folder: Path, *args: str) -> Iterator[Running]:
         )
     try:
         lines: Future[str] = Future()
-        assert process.stdout is not None
-        threading.Thread(target=lambda: lines.set_result(process.stdout.readline()), daemon=True).start()
+        stdout = process.stdout
+        assert stdout is not None
+        threading.Thread(target=lambda: lines.set_result(stdout.readline()), daemon=True).start()
         line = lines.result(START_S)
         assert line.startswith("READY "), log.read_text()
         running = Running(process, line.split()[1], log)
@@ -184,12 +185,14 @@ def test_ndarray_and_tftensor_are_answered_in_kind(doubler: Running) -> None:
     assert [v.number_value for v in answer.data.ndarray.values[0].list_value.values] == [3, 5, 7]
 
     request = SeldonMessage()
-    request.data.tftensor.dtype = 1  # DT_FLOAT
+    request.data.tftensor.dtype = DataType.DT_FLOAT
     request.data.tftensor.tensor_shape.dim.add(size=1)
     request.data.tftensor.tensor_shape.dim.add(size=3)
     request.data.tftensor.tensor_content = np.array([1, 2, 3], np.float32).tobytes()
     answer = doubler.predict(request)
-    assert answer.data.WhichOneof("data_oneof") == "tftensor" and answer.data.tftensor.dtype == 1
+    assert (
+        answer.data.WhichOneof("data_oneof") == "tftensor" and answer.data.tftensor.dtype == DataType.DT_FLOAT
+    )
     content = (
         answer.data.tftensor.tensor_content or np.array(answer.data.tftensor.float_val, np.float32).tobytes()
     )
