@@ -11,13 +11,12 @@ A success is response headers, one body message and the trailers; an error is tr
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from libs.serving.call import Call, Handler, HttpHandler
-from libs.serving.control import Control, configure_logging
+from libs.serving.control import Control, configure_logging, tune_process
 from libs.serving.defects import defect
 from libs.serving.errors import Cancelled, DeadlineExceeded, Internal, ServingError, Unimplemented
 from libs.serving.frames import ACCEPT_ENCODING, HEADER_BYTES, expected_bytes, frame, trailing_bytes, unframe
@@ -231,10 +230,7 @@ class GrpcApp:
         if not self.health.managed:
             self.health.set_status("", SERVING)
         if control is not None:  # a server process, not a test
-            # What was loaded until now stays for good. Leaving it out of every full collection keeps pauses
-            # short: with a tensor library's million objects one would take a tenth of a second.
-            gc.collect()
-            gc.freeze()
+            tune_process()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.health.drain()

@@ -15,17 +15,20 @@ token is involved, so nobody else can speak here.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 FD_VARIABLE = "SERVING_CONTROL_FD"
 LOG_LEVEL_VARIABLE = "SERVING_LOG_LEVEL"
+SWITCH_INTERVAL_S = 0.0005
 
 
 def configure_logging() -> None:
@@ -34,6 +37,21 @@ def configure_logging() -> None:
     level = os.environ.get(LOG_LEVEL_VARIABLE)
     if level is not None:
         logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def tune_process() -> None:
+    """Settings of the Python process that suit a server; called when everything is loaded.
+
+    - What was loaded stays for good. Leaving it out of every full garbage collection keeps pauses short: over
+      a tensor library's million objects one takes a tenth of a second.
+    - A thread that computes in Python hands the lock over after `SWITCH_INTERVAL_S` instead of 5 ms. A
+      request crosses three threads, so it would wait for several such hand-overs whenever a model's pre- or
+      postprocessing is busy. Measured with two callers of a model that computes 50 ms in Python: health
+      checks take 4 ms at the 90th percentile instead of 13-20 ms, and 14 ms at the 99th instead of 44-65 ms.
+    """
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 class Control:
