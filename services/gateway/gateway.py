@@ -14,14 +14,13 @@ from importlib import resources
 from pathlib import Path
 
 import grpc
-from envoy.service.discovery.v3 import ads_pb2_grpc
-from envoy.service.load_stats.v3 import lrs_pb2_grpc
 
 from libs.balancing.controller import EndpointReport, WeightController
 from services.gateway import nodefile
 from services.gateway.admin import AdminServer
 from services.gateway.admin_pages import pages
-from services.gateway.bootstrap import DEFAULT_MAX_MESSAGE_BYTES, STATS, BootstrapOptions, bootstrap
+from services.gateway.bootstrap import DEFAULT_MAX_MESSAGE_BYTES, DRAIN_S, STATS, BootstrapOptions, bootstrap
+from services.gateway.discovery import Discovery
 from services.gateway.load_reports import LoadReports
 from services.gateway.methods import lua_table
 from services.gateway.nodefile import NodeFileInvalid
@@ -31,7 +30,6 @@ from services.gateway.resolver import Resolver
 from services.gateway.snapshot import build, load_assignment, resolve
 from services.gateway.table import Table
 from services.gateway.watch import changes
-from services.gateway.xds import Discovery
 
 log = logging.getLogger(__name__)
 
@@ -206,8 +204,7 @@ class Gateway:
 
     async def _serve_control(self, folder: Path) -> grpc.aio.Server:
         server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
-        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(self.discovery, server)
-        lrs_pb2_grpc.add_LoadReportingServiceServicer_to_server(LoadReports(self._observe), server)
+        server.add_generic_rpc_handlers((self.discovery.handler(), LoadReports(self._observe).handler()))
         OwnServices(self.status_of).register(server)
         server.add_insecure_port(f"unix:{folder / 'control.sock'}")
         await server.start()
@@ -291,7 +288,7 @@ class Gateway:
         )
         return await EnvoyProcess.start(
             bootstrap(options), folder, str(admin_socket), concurrency=self.options.concurrency,
-            drain_s=options.drain_s, log_level=self.options.envoy_log_level,
+            drain_s=DRAIN_S, log_level=self.options.envoy_log_level,
         )
 
     async def _until_ready(self, envoy: EnvoyProcess) -> int:
@@ -308,16 +305,19 @@ class Gateway:
         self.draining = True
         log.info("draining: health is NOT_SERVING")
         await asyncio.sleep(self.options.drain_grace_s)
-        deadline = time.monotonic() + self.options.drain_deadline_s
+        started = time.monotonic()
+        # For DRAIN_S Envoy answers new calls still, with a GOAWAY on every connection that it answers on; then it
+        # stops listening. Callers that stay connected without a call would hold up the end for nothing.
         with contextlib.suppress(OSError):
-            await envoy.admin.call("/drain_listeners?graceful&skip_exit", method="POST")
-            while time.monotonic() < deadline:
-                active = await envoy.admin.gauge(f"http.{STATS}.downstream_rq_active")
+            await envoy.admin.call("/drain_listeners?graceful", method="POST")
+            while time.monotonic() - started < self.options.drain_deadline_s:
+                settled = time.monotonic() - started > DRAIN_S + 0.1
+                active = await envoy.admin.gauge(f"http.{STATS}.downstream_{'rq' if settled else 'cx'}_active")
                 if active == 0:
                     break
                 await asyncio.sleep(0.05)
             else:
-                log.warning("calls still in flight after %.0f s are cut off", self.options.drain_deadline_s)
+                log.warning("calls still in flight after %g s are cut off", self.options.drain_deadline_s)
         await envoy.stop()
         log.info("drained")
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
-from envoy.service.load_stats.v3 import lrs_pb2, lrs_pb2_grpc
+import grpc
 
 from libs.balancing.controller import EndpointReport
 from libs.balancing.endpoint import Endpoint
 from services.gateway.bootstrap import CONTROL_CLUSTER
+from services.gateway.xds_messages import message_class, stream_handler
 
 INTERVAL_MS = 1000
+
+_SERVICE = "envoy.service.load_stats.v3.LoadReportingService"
+_LoadStatsResponse = message_class("envoy.service.load_stats.v3.LoadStatsResponse")
 
 # Takes one Envoy's report of one window: for each pool, what its instances did.
 Observer = Callable[[Mapping[str, list[EndpointReport]]], None]
 
 
-def reports_of(request: lrs_pb2.LoadStatsRequest) -> dict[str, list[EndpointReport]]:
+def reports_of(request: Any) -> dict[str, list[EndpointReport]]:
     """Each pool of a report with its instances that finished a call."""
     pools: dict[str, list[EndpointReport]] = {}
     for stats in request.cluster_stats:
@@ -37,21 +42,25 @@ def reports_of(request: lrs_pb2.LoadStatsRequest) -> dict[str, list[EndpointRepo
     return pools
 
 
-class LoadReports(lrs_pb2_grpc.LoadReportingServiceServicer):  # type: ignore[misc] (generated, untyped)
+class LoadReports:
     """Asks every Envoy for per-instance reports and hands them to the observer."""
 
     def __init__(self, observe: Observer, interval_ms: int = INTERVAL_MS) -> None:
         self._observe = observe
         self._interval_ms = interval_ms
 
-    async def StreamLoadStats(  # noqa: N802 (the service's name)
-        self, request_iterator: AsyncIterator[lrs_pb2.LoadStatsRequest], context: object
-    ) -> AsyncIterator[lrs_pb2.LoadStatsResponse]:
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service for a grpc.aio server."""
+        return stream_handler(_SERVICE, "StreamLoadStats", "envoy.service.load_stats.v3.LoadStatsRequest", self._stream)
+
+    async def _stream(
+        self, request_iterator: AsyncIterator[Any], context: object
+    ) -> AsyncIterator[Any]:
         first = True
         async for request in request_iterator:
             if first:
                 first = False
-                response = lrs_pb2.LoadStatsResponse(send_all_clusters=True, report_endpoint_granularity=True)
+                response = _LoadStatsResponse(send_all_clusters=True, report_endpoint_granularity=True)
                 response.load_reporting_interval.FromMilliseconds(self._interval_ms)
                 yield response
             pools = reports_of(request)

@@ -7,23 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.endpoint.v3 import endpoint_pb2
-from envoy.config.route.v3 import route_components_pb2, route_pb2
-from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2  # noqa: F401 (named in JSON below)
-from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2  # noqa: F401 (named in JSON below)
-from envoy.type.matcher.v3 import http_inputs_pb2
-from google.protobuf import any_pb2, json_format
 from google.protobuf.message import Message
-from xds.core.v3 import extension_pb2
-from xds.type.matcher.v3 import matcher_pb2
 
 from libs.balancing.endpoint import Endpoint
 from services.gateway.bootstrap import CONTROL_CLUSTER, ROUTES
 from services.gateway.methods import CONTROL, TASK_HEADER
 from services.gateway.table import Table, Task
+from services.gateway.xds_messages import message_class, pack, parse
 
 INSTANCE_HEADER = "x-dl-instance"
+
+_Cluster = message_class("envoy.config.cluster.v3.Cluster")
+_ClusterLoadAssignment = message_class("envoy.config.endpoint.v3.ClusterLoadAssignment")
+_HeaderInput = message_class("envoy.type.matcher.v3.HttpRequestHeaderMatchInput")
+_Route = message_class("envoy.config.route.v3.Route")
+_RouteConfiguration = message_class("envoy.config.route.v3.RouteConfiguration")
+_VirtualHost = message_class("envoy.config.route.v3.VirtualHost")
 
 Pools = Mapping[str, Sequence[Endpoint]]
 Weights = Mapping[str, Mapping[Endpoint, int]]
@@ -33,7 +32,7 @@ Weights = Mapping[str, Mapping[Endpoint, int]]
 class Resource:
     """One xDS resource, ready to send. The version is a hash of the bytes, so equal content is never resent."""
 
-    body: any_pb2.Any
+    body: Any  # google.protobuf.Any
     version: str
 
 
@@ -79,7 +78,7 @@ def build(table: Table, pools: Pools, weights: Weights) -> Snapshot:
 
 def load_assignment(cluster: str, pool: Sequence[Endpoint], weights: Mapping[Endpoint, int]) -> Resource:
     """One pool's instances with their weights, as EDS has them."""
-    assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster)
+    assignment = _ClusterLoadAssignment(cluster_name=cluster)
     if pool:
         # The locality must not be empty: load reports are kept by locality.
         group = assignment.endpoints.add()
@@ -95,8 +94,7 @@ def load_assignment(cluster: str, pool: Sequence[Endpoint], weights: Mapping[End
 
 
 def _resource(message: Message) -> Resource:
-    body = any_pb2.Any()
-    body.Pack(message, deterministic=True)
+    body = pack(message)
     return Resource(body, hashlib.blake2b(body.value, digest_size=8).hexdigest())
 
 
@@ -133,11 +131,12 @@ _CLUSTER: dict[str, Any] = {
         "update_merge_window": "0s",
     },
     # A TCP connection proves that the process listens, whatever protocol the backend speaks. The first check
-    # runs when an instance is added, and one success is enough then. Idle pools are checked seldom: thousands of
-    # tasks must not cost thousands of connections a second.
+    # runs when an instance is added, and one success is enough then. A refusal is known at once; the timeout is for
+    # silence, and long enough for the thousands of checks that a large table starts at the same moment. Idle pools
+    # are checked seldom: thousands of tasks must not cost thousands of connections a second.
     "health_checks": [{
-        "timeout": "0.5s", "interval": "1s", "interval_jitter": "0.2s",
-        "no_traffic_interval": "10s", "no_traffic_healthy_interval": "15s",
+        "timeout": "2s", "interval": "1s", "interval_jitter": "0.2s",
+        "no_traffic_interval": "5s", "no_traffic_healthy_interval": "15s",
         "unhealthy_interval": "0.5s", "unhealthy_threshold": 2, "healthy_threshold": 1,
         "tcp_health_check": {},
     }],
@@ -163,11 +162,11 @@ _CLUSTER: dict[str, Any] = {
         }],
     },
 }
-_CLUSTER_TEMPLATE: cluster_pb2.Cluster = json_format.ParseDict(_CLUSTER, cluster_pb2.Cluster())
+_CLUSTER_TEMPLATE = parse("envoy.config.cluster.v3.Cluster", _CLUSTER)
 
 
-def _cluster(task: Task) -> cluster_pb2.Cluster:
-    cluster = cluster_pb2.Cluster()
+def _cluster(task: Task) -> Any:
+    cluster = _Cluster()
     cluster.CopyFrom(_CLUSTER_TEMPLATE)
     cluster.name = task.cluster
     return cluster
@@ -190,35 +189,34 @@ _VIRTUAL_HOST: dict[str, Any] = {
         "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.005s"},
     },
 }
-_VIRTUAL_HOST_TEMPLATE: route_components_pb2.VirtualHost = json_format.ParseDict(
-    _VIRTUAL_HOST, route_components_pb2.VirtualHost())
+_VIRTUAL_HOST_TEMPLATE = parse("envoy.config.route.v3.VirtualHost", _VIRTUAL_HOST)
 
 
-def _routes(table: Table) -> route_pb2.RouteConfiguration:
-    routes = route_pb2.RouteConfiguration(name=ROUTES)
+def _routes(table: Table) -> Any:
+    routes = _RouteConfiguration(name=ROUTES)
     host = routes.virtual_hosts.add()
     host.CopyFrom(_VIRTUAL_HOST_TEMPLATE)
     _exact_map(host.matcher, {str(t.task_id): _task_route(t) for t in table.tasks.values()})
     return routes
 
 
-def _exact_map(matcher: matcher_pb2.Matcher, routes: Mapping[str, route_components_pb2.Route]) -> None:
+def _exact_map(matcher: Any, routes: Mapping[str, Any]) -> None:
     """One hash lookup of the task header, however many tasks there are."""
     tree = matcher.matcher_tree
     tree.input.name = "task"
-    tree.input.typed_config.Pack(http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=TASK_HEADER))
+    tree.input.typed_config.Pack(_HeaderInput(header_name=TASK_HEADER))
     for key, route in routes.items():
         _act(tree.exact_match_map.map[key].action, route)
     _act(tree.exact_match_map.map[CONTROL].action, _control_route())
     _act(matcher.on_no_match.action, _unknown_route())
 
 
-def _act(action: extension_pb2.TypedExtensionConfig, route: route_components_pb2.Route) -> None:
+def _act(action: Any, route: Any) -> None:
     action.name = "route"
     action.typed_config.Pack(route, deterministic=True)
 
 
-def _task_route(task: Task) -> route_components_pb2.Route:
+def _task_route(task: Task) -> Any:
     route = _route(task.cluster)
     action = route.route
     # Deprecated upstream in favour of max_stream_duration, which bounds the caller's deadline as well but does not
@@ -231,21 +229,21 @@ def _task_route(task: Task) -> route_components_pb2.Route:
     return route
 
 
-def _control_route() -> route_components_pb2.Route:
+def _control_route() -> Any:
     route = _route(CONTROL_CLUSTER)
     route.route.timeout.FromMilliseconds(0)  # reflection and Health/Watch stream for as long as the caller likes
     return route
 
 
-def _unknown_route() -> route_components_pb2.Route:
-    route = route_components_pb2.Route()
+def _unknown_route() -> Any:
+    route = _Route()
     route.match.prefix = "/"
     route.direct_response.status = 404
     return route
 
 
-def _route(cluster: str) -> route_components_pb2.Route:
-    route = route_components_pb2.Route()
+def _route(cluster: str) -> Any:
+    route = _Route()
     route.match.prefix = "/"
     route.route.cluster = cluster
     return route

@@ -9,13 +9,18 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
+import grpc
 
 from services.gateway.bootstrap import ROUTES
 from services.gateway.snapshot import Resource, Snapshot
+from services.gateway.xds_messages import message_class, stream_handler
 
 log = logging.getLogger(__name__)
+
+_SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+_DiscoveryResponse = message_class("envoy.service.discovery.v3.DiscoveryResponse")
 
 _PREFIX = "type.googleapis.com/envoy.config."
 CLUSTER = _PREFIX + "cluster.v3.Cluster"
@@ -64,7 +69,7 @@ class Stream:
         self._routing: frozenset[str] = frozenset()  # clusters that the last routes sent name
         self._waiting: tuple[str, float] | None = None  # version of the routes held back, and until when
 
-    def on_request(self, request: discovery_pb2.DiscoveryRequest) -> str | None:
+    def on_request(self, request: Any) -> str | None:
         """Takes in a subscription, an ACK or a NACK. Returns what Envoy says is wrong when it is a NACK."""
         state = self._types.get(request.type_url)
         if state is None or (request.response_nonce and request.response_nonce != state.nonce):
@@ -87,7 +92,7 @@ class Stream:
             self._routed = self._routing
         return None
 
-    def outbox(self, snapshot: Snapshot) -> list[discovery_pb2.DiscoveryResponse]:
+    def outbox(self, snapshot: Snapshot) -> list[Any]:
         """What to send now to bring Envoy nearer to the snapshot. Asked again without news, it is empty."""
         if snapshot.routes is None:
             return []
@@ -115,7 +120,7 @@ class Stream:
             and all(self._endpoints.holds(name, resource) for name, resource in snapshot.endpoints.items())
         )
 
-    def _next_clusters(self, snapshot: Snapshot) -> discovery_pb2.DiscoveryResponse | None:
+    def _next_clusters(self, snapshot: Snapshot) -> Any | None:
         state = self._clusters
         if not state.idle:
             return None
@@ -128,7 +133,7 @@ class Stream:
             self._endpoints.sent.pop(name, None)
         return self._respond(CLUSTER, wanted, wanted.values())
 
-    def _next_endpoints(self, snapshot: Snapshot) -> discovery_pb2.DiscoveryResponse | None:
+    def _next_endpoints(self, snapshot: Snapshot) -> Any | None:
         state = self._endpoints
         if not state.idle:
             return None
@@ -138,7 +143,7 @@ class Stream:
         }
         return self._respond(ENDPOINTS, state.sent | changed, changed.values()) if changed else None
 
-    def _next_routes(self, snapshot: Snapshot) -> discovery_pb2.DiscoveryResponse | None:
+    def _next_routes(self, snapshot: Snapshot) -> Any | None:
         state, routes = self._routes, snapshot.routes
         if routes is None or not state.idle or state.holds(ROUTES, routes):
             self._waiting = None
@@ -154,16 +159,16 @@ class Stream:
 
     def _respond(
         self, type_url: str, state_after: dict[str, Resource], resources: Iterable[Resource]
-    ) -> discovery_pb2.DiscoveryResponse:
+    ) -> Any:
         state = self._types[type_url]
         state.sent, state.nonce, state.answered = state_after, str(next(self._nonces)), False
-        return discovery_pb2.DiscoveryResponse(
+        return _DiscoveryResponse(
             version_info=state.nonce, nonce=state.nonce, type_url=type_url,
             resources=[resource.body for resource in resources],
         )
 
 
-class Discovery(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc] (generated, untyped)
+class Discovery:
     """Serves the current snapshot to every Envoy that connects."""
 
     def __init__(self) -> None:
@@ -191,9 +196,15 @@ class Discovery(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         for waker in self._wakers:
             waker.set()
 
-    async def StreamAggregatedResources(  # noqa: N802 (the service's name)
-        self, request_iterator: AsyncIterator[discovery_pb2.DiscoveryRequest], context: object
-    ) -> AsyncIterator[discovery_pb2.DiscoveryResponse]:
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service for a grpc.aio server."""
+        return stream_handler(
+            _SERVICE, "StreamAggregatedResources", "envoy.service.discovery.v3.DiscoveryRequest", self._stream
+        )
+
+    async def _stream(
+        self, request_iterator: AsyncIterator[Any], context: object
+    ) -> AsyncIterator[Any]:
         stream, waker = Stream(), asyncio.Event()
         self._streams.add(stream)
         self._wakers.add(waker)
@@ -213,7 +224,7 @@ class Discovery(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
             self._wakers.discard(waker)
 
     async def _read(
-        self, stream: Stream, requests: AsyncIterator[discovery_pb2.DiscoveryRequest], waker: asyncio.Event
+        self, stream: Stream, requests: AsyncIterator[Any], waker: asyncio.Event
     ) -> None:
         try:
             async for request in requests:
