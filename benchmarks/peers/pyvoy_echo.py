@@ -1,0 +1,36 @@
+"""The limit for a Python server on this transport: an ASGI application in pyvoy that answers each gRPC call with its own
+bytes and does nothing else. Runs in the worker's environment.   pyvoy_echo.py PORT"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+
+async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    if scope["type"] != "http":
+        return
+    body = b""
+    while True:
+        event = await receive()
+        body += event.get("body", b"")
+        if not event.get("more_body"):
+            break
+    headers = [(b"content-type", b"application/grpc")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers, "trailers": True})
+    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]})
+
+
+async def serve(port: int) -> None:
+    from pyvoy import PyvoyServer
+
+    async with PyvoyServer("pyvoy_echo:app", port=port) as server:
+        await server.wait()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    asyncio.run(serve(int(sys.argv[1])))

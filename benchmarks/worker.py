@@ -1,0 +1,119 @@
+"""What the PyTorch worker achieves: requests per second against the seldon-core microservice with the same model, and
+against an echo on the worker's own transport (the limit), in one run."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+
+from benchmarks import load
+from benchmarks.gateway import free_port, running
+from examples.quickstart.processes import Processes
+from libs.proto.messages import SeldonMessage
+
+METHOD = "/seldon.protos.Model/Predict"
+FEATURES = 138
+EPILOG = """\
+The model is the quickstart's mmoe: 138 features, two heads. Each server runs alone with the load generator (h2load, one
+thread). Machines are noisy: compare the columns of one run, not numbers of two runs.
+"""
+
+
+def message() -> bytes:
+    request = SeldonMessage()
+    request.meta.tags["taskId"].number_value = 111
+    request.data.tensor.shape.extend([1, FEATURES])
+    request.data.tensor.values.extend(0.01 * feature for feature in range(FEATURES))
+    return request.SerializeToString()
+
+
+def answer(address: str, body: bytes) -> list[float]:
+    """One call by a real client: h2load would take a gRPC error for success."""
+    with grpc.insecure_channel(address) as channel:
+        response = channel.unary_unary(METHOD, response_deserializer=SeldonMessage.FromString)(body, timeout=30)
+    return list(response.data.tensor.values)
+
+
+@contextlib.contextmanager
+def echo(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    port = free_port()
+    script = Path(__file__).parent / "peers" / "pyvoy_echo.py"
+    command = [sys.executable, str(options.dist / "torch-worker-cpu.pex"), str(script), str(port)]
+    with running(command, port, PEX_INTERPRETER="1") as pid:
+        yield f"127.0.0.1:{port}", pid
+
+
+@contextlib.contextmanager
+def worker(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    with Processes(options.dist, Path("var/benchmarks")) as processes:
+        process = processes.start(
+            "worker", "torch-worker-cpu", "serve", "--model-dir", str(options.models / "mmoe"), "--port", "0"
+        )
+        yield process.wait_ready(), process.pid
+
+
+@contextlib.contextmanager
+def seldon(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        for source in (options.models / "mmoe").glob("*m*.p*"):
+            shutil.copy(source, folder)
+        shutil.copy(Path(__file__).parent / "peers" / "seldon_mmoe.py", folder)
+        pex = (options.dist / "benchmarks" / "seldon-peer.pex").absolute()
+        command = [
+            "env", "-C", folder, sys.executable, str(pex), "seldon_mmoe", "--service-type", "MODEL",
+            "--grpc-port", str(port), "--http-port", str(free_port()), "--metrics-port", str(free_port()),
+            "--workers", "1", "--grpc-workers", "1", "--log-level", "ERROR",
+        ]  # fmt: skip
+        with running(command, port, PYTHONPATH=folder) as pid:
+            yield f"127.0.0.1:{port}", pid
+
+
+SERVERS = {"pyvoy echo (limit)": echo, "torch-worker": worker, "seldon-core 1.17.1": seldon}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="worker", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dist", type=Path, default=Path("dist"), help="folder of the PEXes [%(default)s]")
+    parser.add_argument("--models", type=Path, default=Path("var/models"), help="example models [%(default)s]")
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 16, 64], help="calls in flight")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement [%(default)s]")
+    options = parser.parse_args()
+    load.require("h2load")
+    body = message()
+    results: dict[tuple[str, int], load.Result] = {}
+    answers: dict[str, list[float]] = {}
+    for name, server in SERVERS.items():
+        with server(options) as (address, pid):
+            if server is not echo:
+                answers[name] = [round(value, 4) for value in answer(address, body)]
+            for in_flight in options.in_flight:
+                results[name, in_flight] = load.run(address, METHOD, body, pid, in_flight, options.seconds)
+                print(f"  {name}, {in_flight} in flight: {results[name, in_flight].rate:.0f}/s", file=sys.stderr)
+            if server is not echo:
+                assert answers[name] == [round(value, 4) for value in answer(address, body)]
+    assert len({tuple(values) for values in answers.values()}) == 1, f"the servers disagree: {answers}"
+    rows = []
+    for name in SERVERS:
+        row = [name]
+        for in_flight in options.in_flight:
+            rate = results[name, in_flight].rate
+            row += [f"{rate:.0f}", f"{results['torch-worker', in_flight].rate / rate:.2f}"]
+        rows.append(tuple(row))
+    head = ("server", *(text for n in options.in_flight for text in (f"req/s at {n}", "worker is x")))
+    load.table(f"Requests per second, mmoe, one row a request ({load.machine()})", head, rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
