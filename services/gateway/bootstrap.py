@@ -18,6 +18,7 @@ _HTTP = _TYPE + "envoy.extensions.filters.http."
 
 MIB = 1 << 20
 DEFAULT_MAX_MESSAGE_BYTES = 10 * MIB
+DRAIN_S = 1  # from telling callers to go elsewhere until it is final
 _FRAME_BYTES = 5  # a gRPC message travels behind one flag byte and four bytes of length
 
 
@@ -32,7 +33,6 @@ class BootstrapOptions:
     filter_source: str
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     max_connections: int = 50_000
-    drain_s: float = 1.0
     node_id: str = "gateway"
 
 
@@ -126,7 +126,7 @@ def _connection_manager(options: BootstrapOptions) -> Json:
         "stream_idle_timeout": "300s",
         "request_headers_timeout": "10s",
         "delayed_close_timeout": "1s",
-        "drain_timeout": f"{options.drain_s}s",
+        "drain_timeout": f"{DRAIN_S}s",
         "max_request_headers_kb": 32,
         "common_http_protocol_options": {
             "idle_timeout": "3600s", "max_headers_count": 100,
@@ -179,7 +179,6 @@ def _local_replies(options: BootstrapOptions) -> Json:
     mappers += [
         _reply(_status_is(404), 5, f"{_TASK} is not in the node file of this gateway"),
         _reply(_status_is(413), 8, f"the request is larger than {options.max_message_bytes} bytes"),
-        _reply(_status_is(431), 8, "the metadata is larger than 32 KiB or has more than 100 entries"),
         _reply(_status_is(408), 4, "the request did not arrive in time"),
     ]
     return {"mappers": mappers}

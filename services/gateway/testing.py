@@ -120,7 +120,7 @@ class BackendProcess:
 
     def __init__(self, *, port: int = 0, delay_s: float = 0.0) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "services.gateway.testing", str(port), str(delay_s)], cwd=ROOT, env=_environment(),
+            [sys.executable, "-m", "services.gateway.testing", str(port), str(delay_s)], cwd=ROOT, env=environment(),
             stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
@@ -140,7 +140,7 @@ class BackendProcess:
         self.kill()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
 
 
@@ -167,7 +167,7 @@ class GatewayProcess:
                    "--listen", "127.0.0.1:0", "--admin", f"127.0.0.1:{self.admin_port}",
                    "--concurrency", "1", "--drain-grace", "0.1", *flags]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=_environment(),
+            command, cwd=ROOT, env=environment(),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for stream, sink in ((self.process.stdout, self._lines.put), (self.process.stderr, self._log.append)):
             threading.Thread(target=_pump, args=(stream, sink), daemon=True).start()

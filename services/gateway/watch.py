@@ -25,8 +25,7 @@ async def changes(path: Path, known: bytes | None) -> AsyncIterator[bytes]:
     while True:
         folders = _folders(path)
         watcher = awatch(
-            *folders, recursive=False, step=20, debounce=100, rust_timeout=_POLL_MS, yield_on_timeout=True,
-            raise_interrupt=False,
+            *folders, recursive=False, step=20, debounce=100, rust_timeout=_POLL_MS, yield_on_timeout=True
         )
         async with contextlib.aclosing(watcher):
             async for _ in watcher:

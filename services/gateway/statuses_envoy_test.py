@@ -1,0 +1,221 @@
+"""Every way that a call can fail gives the status and the message that the caller needs."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from libs.proto import inference_pb2
+from services.gateway.methods import KSERVE, WPAI
+from services.gateway.testing import WPAI_PATH, Backend, GatewayProcess, backends, eventually, free_port, predict_request
+
+pytestmark = pytest.mark.timeout(60)
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GatewayProcess, Backend]]:
+    """Task 1 echoes; 2 has a timeout of 150 ms on the same backend; 3 is down; 4 has a name without an address."""
+    nodes = tmp_path_factory.mktemp("statuses") / "nodes.txt"
+    with backends(1) as (backend,):
+        nodes.write_text(f"1=5000,{backend.address}\n2=150,{backend.address}\n3=1000,127.0.0.1:{free_port()},"
+                         f"127.0.0.1:{free_port()}\n4=1000,no-such-host.invalid:80\n")
+        with GatewayProcess(nodes) as gateway:
+            yield gateway, backend
+
+
+@pytest.fixture(autouse=True)
+def fresh(setup: tuple[GatewayProcess, Backend]) -> Iterator[None]:
+    yield
+    setup[1].delay_s, setup[1].status = 0.0, grpc.StatusCode.OK
+
+
+Setup = tuple[GatewayProcess, Backend]
+
+
+def test_an_unknown_task_is_not_found_and_reaches_nobody(setup: Setup) -> None:
+    gateway, backend = setup
+    before = len(backend.calls)
+    answer = gateway.predict("textcnn-7")
+    assert answer.code == grpc.StatusCode.NOT_FOUND
+    assert "task 7 is not in the node file" in answer.message
+    assert len(backend.calls) == before
+
+
+def test_an_unknown_method_is_unimplemented(setup: Setup) -> None:
+    for path in ("/nobody.Knows/This", WPAI_PATH + "Nothing", "/tensorflow.serving.ModelService/HandleReloadConfigRequest"):
+        answer = setup[0].call(path, predict_request("a-1"), metadata=[("x-dl-task", "1")])
+        assert answer.code == grpc.StatusCode.UNIMPLEMENTED
+        assert path in answer.message
+
+
+@pytest.mark.parametrize("task", [3, 4])
+def test_no_instance_is_unavailable_at_once(setup: Setup, task: int) -> None:
+    answer = setup[0].predict(f"a-{task}")
+    assert answer.code == grpc.StatusCode.UNAVAILABLE
+    assert f"task {task}" in answer.message
+    assert "node file" in answer.message
+    assert answer.took_s < 0.9  # not the deadline of a second
+
+
+def test_the_size_limit_is_exact(setup: Setup) -> None:
+    gateway, _ = setup
+    overhead = len(predict_request("a-1", bytes(10 * MIB))) - 10 * MIB
+    largest = predict_request("a-1", bytes(10 * MIB - overhead))
+    assert len(largest) == 10 * MIB
+    assert gateway.call(WPAI_PATH + "Predict", largest).code == grpc.StatusCode.OK
+    for metadata in ((), (("x-dl-task", "1"),)):
+        answer = gateway.call(WPAI_PATH + "Predict", largest + b"x", metadata=metadata)
+        assert answer.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "10485760 bytes" in answer.message
+
+
+def test_metadata_that_is_too_large_fails_its_call_and_no_other(setup: Setup) -> None:
+    # HTTP/2 has no way to answer headers that are not read: the stream is reset, the connection lives on.
+    answer = setup[0].call(WPAI_PATH + "Predict", predict_request("a-1"), metadata=[("big", "x" * 50_000)])
+    assert answer.code == grpc.StatusCode.INTERNAL
+    assert setup[0].predict("a-1").code == grpc.StatusCode.OK
+
+
+def test_a_late_answer_is_deadline_exceeded_at_the_tasks_timeout(setup: Setup) -> None:
+    gateway, backend = setup
+    backend.delay_s = 1.0
+    for timeout in (None, 30.0):
+        answer = gateway.predict("a-2", timeout=timeout)
+        assert answer.code == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "task 2" in answer.message
+        assert 0.14 < answer.took_s < 0.6
+        assert answer.metadata["x-dl-instance"] == backend.address
+
+
+def test_a_callers_shorter_deadline_holds(setup: Setup) -> None:
+    gateway, backend = setup
+    backend.delay_s = 1.0
+    answer = gateway.predict("a-1", timeout=0.05)
+    assert answer.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert answer.took_s < 0.5
+    left = backend.calls[-1].time_left_s
+    assert left is not None
+    assert left <= 0.05
+
+
+@pytest.mark.parametrize(("task", "timeout", "most"), [(1, None, 5.0), (1, 2.0, 2.0), (2, 2.0, 0.15), (2, None, 0.15)])
+def test_the_backend_sees_the_time_that_is_left(setup: Setup, task: int, timeout: float | None, most: float) -> None:
+    gateway, backend = setup
+    assert gateway.predict(f"a-{task}", timeout=timeout).code == grpc.StatusCode.OK
+    left = backend.calls[-1].time_left_s
+    assert left is not None
+    assert most * 0.5 < left <= most * 1.01  # clients round the deadline that they send
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.NOT_FOUND,
+                                  grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
+def test_a_backends_own_status_passes_unchanged(setup: Setup, code: grpc.StatusCode) -> None:
+    gateway, backend = setup
+    backend.status = code
+    answer = gateway.predict("a-1")
+    assert (answer.code, answer.message) == (code, "as told")
+    assert answer.metadata["x-dl-instance"] == backend.address
+
+
+def test_callers_cannot_change_timeouts_or_retries(setup: Setup) -> None:
+    gateway, backend = setup
+    backend.delay_s = 0.1
+    for headers in ([("x-envoy-upstream-rq-timeout-ms", "1")], [("x-envoy-upstream-rq-timeout-ms", "1"),
+                    ("x-forwarded-for", "10.0.0.1")], [("x-envoy-max-retries", "9"), ("x-envoy-retry-on", "5xx")]):
+        assert gateway.call(WPAI_PATH + "Predict", predict_request("a-1"), metadata=headers).code == grpc.StatusCode.OK
+        assert not [name for name in backend.calls[-1].metadata if name.startswith("x-envoy")]
+
+
+def test_what_is_not_grpc_gets_a_clear_http_error(setup: Setup) -> None:
+    address = setup[0].address
+    for flags in ([], ["--http2-prior-knowledge"], ["-d", "{}", "-H", "content-type: application/json"],
+                  ["-d", "x", "-H", "content-type: application/grpc-web"]):
+        done = subprocess.run(["curl", "-si", "-m", "5", *flags, f"http://{address}/"], capture_output=True, text=True,
+                              check=True)
+        assert " 415" in done.stdout.splitlines()[0]
+        assert "speaks gRPC" in done.stdout
+
+
+def test_health_of_the_gateway_and_of_each_task(setup: Setup) -> None:
+    health = health_pb2_grpc.HealthStub(setup[0].channel)
+    serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    for service, status in (("", serving), (WPAI, serving), ("1", serving), ("4", not_serving)):
+        assert health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status == status
+    eventually(lambda: health.Check(health_pb2.HealthCheckRequest(service="3"), timeout=5).status == not_serving,
+               "a task whose instances are down is NOT_SERVING")
+    for service in ("nobody", "7", "٣"):
+        with pytest.raises(grpc.RpcError) as error:
+            health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+        assert error.value.code() == grpc.StatusCode.NOT_FOUND
+    watch = health.Watch(health_pb2.HealthCheckRequest(service="1"), timeout=5)
+    assert next(watch).status == serving
+    watch.cancel()
+
+
+def test_kserves_server_methods_are_the_gateways(setup: Setup) -> None:
+    for name, reply in (("ServerLive", inference_pb2.ServerLiveResponse(live=True)),
+                        ("ServerReady", inference_pb2.ServerReadyResponse(ready=True))):
+        answer = setup[0].call(f"/{KSERVE}/{name}", b"")
+        assert answer.body == reply.SerializeToString()
+        assert "x-dl-instance" not in answer.metadata
+    metadata = inference_pb2.ServerMetadataResponse.FromString(setup[0].call(f"/{KSERVE}/ServerMetadata", b"").body)
+    assert metadata.name == "dl_inference gateway"
+
+
+@pytest.mark.parametrize("version", ["v1alpha", "v1"])
+def test_reflection_lists_and_describes_the_services(setup: Setup, version: str) -> None:
+    stub = setup[0].channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+    requests = [reflection_pb2.ServerReflectionRequest(list_services=""),
+                reflection_pb2.ServerReflectionRequest(file_containing_symbol=WPAI)]
+    replies = [reflection_pb2.ServerReflectionResponse.FromString(raw)
+               for raw in stub(iter([r.SerializeToString() for r in requests]), timeout=5)]
+    assert WPAI in [service.name for service in replies[0].list_services_response.service]
+    assert len(replies[1].file_descriptor_response.file_descriptor_proto) >= 3
+
+
+def test_a_reflection_client_builds_the_service(setup: Setup) -> None:
+    database = ProtoReflectionDescriptorDatabase(setup[0].channel)
+    assert "seldon.protos.Model" in database.get_services()
+    file = database.FindFileContainingSymbol(WPAI)
+    assert [m.name for m in file.service[0].method] == ["Predict", "PytorchPredict", "CaffePredict", "TisPredict"]
+
+
+def test_the_admin_pages(setup: Setup) -> None:
+    gateway, _ = setup
+    gateway.predict("a-1")
+    status = gateway.status()
+    assert status["gateway"]["ready"] is True
+    assert status["config"]["accepted"] is True
+    assert status["config"]["unresolved"].keys() == {"no-such-host.invalid"}
+    assert status["tasks"]["1"]["instances"][0]["health"] == "healthy"
+    assert status["tasks"]["1"]["instances"][0]["requests"] >= 1
+    assert status["tasks"]["4"]["instances"] == []
+    page = gateway.admin("/").decode()
+    assert setup[1].address in page
+    assert "no-such-host.invalid" in page
+    metrics = gateway.admin("/metrics").decode()
+    assert "dl_gateway_tasks 4.0" in metrics
+    assert 'envoy_cluster_name="task-1"' in metrics
+    assert gateway.admin("/ready") == b"ready\n"
+    done = subprocess.run(["curl", "-si", f"http://127.0.0.1:{gateway.admin_port}/nothing"], capture_output=True, text=True,
+                          check=True)
+    assert "404" in done.stdout
+    assert "/status.json" in done.stdout
+
+
+def test_a_silent_admin_client_does_not_block_others(setup: Setup) -> None:
+    import socket
+
+    with socket.create_connection(("127.0.0.1", setup[0].admin_port)):
+        started = time.monotonic()
+        assert setup[0].admin("/ready") == b"ready\n"
+        assert time.monotonic() - started < 2
