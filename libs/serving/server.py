@@ -62,22 +62,25 @@ def run_server(
 
     Args:
         app: `module:attribute` of a `GrpcApp` (or another ASGI application with the same health and control).
-        host: address to listen on; port: 0 takes a free one.
+        host: IP address to listen on, or a name of one.
+        port: 0 takes a free one.
         env: added to the child's environment; how an application gets its configuration.
         drain_grace_s: how long everything is still served after readiness is taken back.
         drain_deadline_s: how long calls in flight may take to end after that.
         log_level: a Python level name, for the application's logging and for Envoy.
-        limits: what is accepted from the network.
+        limits: what is accepted from the network; its `max_message_bytes` should be the application's.
 
     Returns:
         The exit status: 0 after a clean drain; 1 if the server could not start, ended by itself, or calls had
         to be cut off; 130 after a second Ctrl-C.
     """
     level = log_level.lower()
-    directory = Path(tempfile.mkdtemp(prefix="serving-"))
+    directory: Path | None = None
     server = None
     try:
+        directory = _private_directory()
         child_env = child_environment({**(env or {}), LOG_LEVEL_VARIABLE: level})
+        host = _ip_address(host)
         _check_port(host, port)
         server = _Server(app, host, port, child_env, level, limits or Limits(), directory)
         return server.serve(drain_grace_s, drain_deadline_s)
@@ -87,7 +90,8 @@ def run_server(
     finally:
         if server is not None:
             server.close()
-        shutil.rmtree(directory, ignore_errors=True)
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 class _Forced(Exception):  # noqa: N818 - control flow
@@ -261,6 +265,29 @@ class _Server:
 
 def _authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _private_directory() -> Path:
+    """A directory that only this user can enter, with a path short enough for a Unix socket's (108 bytes)."""
+    for parent in (None, "/tmp"):
+        try:
+            path = tempfile.mkdtemp(prefix="serving-", dir=parent)
+        except OSError as error:
+            raise StartError(f"cannot make a temporary directory: {error}") from error
+        if len(os.fsencode(path)) < 90:
+            break
+        os.rmdir(path)
+    else:
+        raise StartError("the path of the temporary directory is too long; set TMPDIR to a shorter one")
+    return Path(path)
+
+
+def _ip_address(host: str) -> str:
+    """Envoy listens on addresses, not on names."""
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise StartError(f"cannot listen on {host!r}: {error.strerror or error}") from error
 
 
 def _check_port(host: str, port: int) -> None:

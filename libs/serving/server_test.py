@@ -192,6 +192,15 @@ def test_a_bad_host() -> None:
         assert "error: cannot listen on 203.0.113.7:0" in server.stderr
 
 
+def test_a_name_for_a_host() -> None:
+    with pyvoy_server(host="localhost") as server:
+        assert server.address.startswith("127.0.0.1:")
+        assert _health(server.address) == b"\x08\x01"
+    with pyvoy_server(ready=False, host="no-such-host.invalid") as server:
+        assert server.wait(30) == 1
+        assert "error: cannot listen on 'no-such-host.invalid'" in server.stderr
+
+
 @pytest.mark.parametrize(
     "app,expected",
     [

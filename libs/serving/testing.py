@@ -43,6 +43,11 @@ asyncio.run(main())
 """
 
 
+def python_path() -> str:
+    """PYTHONPATH of a process that imports what this one can."""
+    return os.pathsep.join([".", *filter(None, sys.path)])
+
+
 class ServerProcess:
     """A server in a process of its own, its output collected as it comes."""
 
@@ -53,7 +58,7 @@ class ServerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([".", *filter(None, sys.path)]), **env},
+            env={**os.environ, "PYTHONPATH": python_path(), **env},
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._stderr: list[str] = []
