@@ -8,7 +8,6 @@ requestPath and metrics are echoed, its routing is not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,27 +17,35 @@ import torch
 from libs.proto.seldon import DataKind, SeldonRequest, encode_message
 from libs.proto.wire import fields
 from libs.serving.errors import Internal
+from services.torch_worker.codec import AnswerEncoder
 from services.torch_worker.tensors import listed, plain
 
-_DATA_KINDS = (DataKind.TENSOR, DataKind.NDARRAY, DataKind.TFTENSOR)
 
-
-def encode_answer(request: SeldonRequest, result: Any, class_names: Sequence[str] | None = None) -> bytes:
+def encode_answer(
+    request: SeldonRequest,
+    result: Any,
+    class_names: tuple[str, ...] | None = None,
+    tensors: AnswerEncoder | None = None,
+) -> bytes:
     """The SeldonMessage that answers request with result.
 
     Args:
         result: what postprocess returned: array, tensor, list, tuple, number, str, bytes or dict.
         class_names: `data.names`; None for t:0, t:1 ... of dimension 1, as seldon-core.
+        tensors: encodes data.tensor, of its own thread; None for the codec itself.
 
     Raises:
         Internal: the result is of a type, or has values, that no response can carry.
     """
     kind, payload = respond(request.kind, result)
-    names: Sequence[str] = ()
+    names: tuple[str, ...] = ()
     if isinstance(payload, np.ndarray) and payload.ndim > 1:
         names = class_names if class_names is not None else default_names(payload.shape[1])
+    meta = echoed_meta(request.raw_meta)
     try:
-        return encode_message(kind, payload, names=names, meta=echoed_meta(request.raw_meta))
+        if kind is DataKind.TENSOR and tensors is not None:
+            return tensors.encode_tensor(payload, names, meta)
+        return encode_message(kind, payload, names=names, meta=meta)
     except (ValueError, TypeError) as error:
         raise Internal(f"the answer cannot be encoded as {kind.name.lower()}: {error}") from error
 
@@ -64,11 +71,11 @@ def respond(asked: DataKind | None, result: Any) -> tuple[DataKind, Any]:
             f"the result is a {type(result).__name__}; postprocess must return an array, a list, a str, "
             "bytes or a dict"
         )
-    if not np.issubdtype(array.dtype, np.number):
-        return DataKind.NDARRAY, array
+    if array.dtype.kind in "fiu":
+        return (asked if asked is DataKind.NDARRAY or asked is DataKind.TFTENSOR else DataKind.TENSOR), array
     if array.dtype.kind == "c":
         raise Internal("the result has complex numbers, which no response can carry")
-    return (asked if asked in _DATA_KINDS else DataKind.TENSOR), array
+    return DataKind.NDARRAY, array
 
 
 def _as_array(result: Any) -> np.ndarray[Any, Any]:

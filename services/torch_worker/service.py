@@ -8,16 +8,19 @@ joins jobs of one key into a model call and encodes the answers, all on the mode
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from libs.proto.seldon import DataKind, SeldonRequest, decode_message
+from libs.proto.seldon import DataKind, SeldonRequest
 from libs.proto.wire import ProtoError
 from libs.serving.batcher import Batcher, BatchObserver, BatchPolicy
 from libs.serving.call import Call, Handler
-from libs.serving.errors import InvalidArgument, ServingError
+from libs.serving.errors import DeadlineExceeded, InvalidArgument, ServingError
 from services.torch_worker.answers import encode_answer
+from services.torch_worker.codec import AnswerEncoder, RequestDecoder
 from services.torch_worker.engine import Engine, Job
+from services.torch_worker.haste import Haste
 
 METHODS = ("/seldon.protos.Model/Predict", "/seldon.protos.Seldon/Predict")
 
@@ -51,6 +54,9 @@ class PredictService:
     ) -> None:
         self._engine = engine
         self._max_rows = policy.max_batch_size
+        self._decoder = RequestDecoder()
+        self._encoder = AnswerEncoder()
+        self._haste = Haste()
         self._model: Batcher[Task, bytes] = Batcher(
             self._run, policy, size=self._size, key=self._key, observer=observer, name="model"
         )
@@ -80,10 +86,11 @@ class PredictService:
 
         Raises:
             InvalidArgument: the message is malformed or carries nothing that this model takes.
+            DeadlineExceeded: the deadline passed in a queue, or comes sooner than the model can answer.
             ServingError: what the engine, a hook or the queue raised; see there.
         """
         try:
-            request = decode_message(body)
+            request = self._decoder.decode(body)
         except ProtoError as error:
             raise InvalidArgument(f"not a SeldonMessage that can be read: {error}") from error
         if request.kind is None or request.kind is DataKind.CUSTOM:
@@ -96,7 +103,17 @@ class PredictService:
             job = await self._hooks.submit(request, deadline=call.deadline, cancelled=call.cancelled)
         else:
             job = self._prepare(request)
-        return await self._model.submit((request, job), deadline=call.deadline, cancelled=call.cancelled)
+        start_by = call.deadline
+        if start_by is not None:
+            now = time.monotonic()
+            needed = self._haste.needed(now)
+            start_by -= needed
+            if start_by <= now:
+                raise DeadlineExceeded(
+                    f"the deadline is in {max(start_by + needed - now, 0) * 1e3:.0f} ms and the model takes "
+                    f"{needed * 1e3:.0f} ms or more, so it was not run"
+                )
+        return await self._model.submit((request, job), deadline=start_by, cancelled=call.cancelled)
 
     async def close(self, drain_deadline_s: float) -> None:
         """Let what is queued run until the deadline, then fail the rest."""
@@ -120,14 +137,17 @@ class PredictService:
             return error
 
     def _run(self, tasks: Sequence[Task]) -> list[bytes | Exception]:
+        start = time.monotonic()
         results = self._engine.run([job for _, job in tasks])
+        end = time.monotonic()
+        self._haste.observe(end - start, sum(job.rows for _, job in tasks), end)
         return [self._encode(request, result) for (request, _), result in zip(tasks, results, strict=True)]
 
     def _encode(self, request: SeldonRequest, result: Any) -> bytes | Exception:
         if isinstance(result, ServingError):
             return result
         try:
-            return encode_answer(request, result, self._engine.class_names)
+            return encode_answer(request, result, self._engine.class_names, self._encoder)
         except ServingError as error:
             return error
 

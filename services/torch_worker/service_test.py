@@ -128,6 +128,21 @@ async def test_what_expires_in_the_queue_never_reaches_the_model() -> None:
     assert model.calls == [1]
 
 
+async def test_a_lone_request_that_cannot_be_answered_in_time_is_not_run() -> None:
+    class Slow(Gated):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.1)
+            return super().forward(x)
+
+    model = Slow()
+    async with served(model) as service:
+        await ask(service, TENSOR, np.zeros((1, 2)))
+        with pytest.raises(DeadlineExceeded, match="the model takes .* so it was not run"):
+            await ask(service, TENSOR, np.zeros((1, 2)), deadline=time.monotonic() + 0.005)
+        await ask(service, TENSOR, np.zeros((1, 2)), deadline=time.monotonic() + 20)
+    assert model.calls == [1, 1]
+
+
 async def test_a_full_queue_sheds_at_once_and_the_rest_is_answered() -> None:
     model = Gated()
     model.go.clear()
