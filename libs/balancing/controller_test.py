@@ -46,5 +46,7 @@ def test_a_reload_keeps_the_weight_of_who_stays() -> None:
     weights.set_pools({"task-1": [c, A], "task-2": [A]})
     assert weights.weights("task-1") == {c: 100, A: 1}
     assert weights.weights("task-2") == {A: 100}
-    assert not weights.observe("task-1", [EndpointReport(B, 0, 50), EndpointReport(c, 1, 0), EndpointReport(A, 0, 1)])
+    assert not weights.observe(
+        "task-1", [EndpointReport(B, 0, 50), EndpointReport(c, 1, 0), EndpointReport(A, 0, 1)]
+    )
     assert weights.weights("task-3") == {}

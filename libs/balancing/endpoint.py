@@ -54,19 +54,29 @@ def _split(text: str) -> tuple[str, str]:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or not rest.startswith(":"):
-            raise EndpointError(f"{text!r} is not an endpoint", expected="[IPv6]:port",
-                                hint="write it as [fd00::7]:8500")
+            raise EndpointError(
+                f"{text!r} is not an endpoint", expected="[IPv6]:port", hint="write it as [fd00::7]:8500"
+            )
         if ":" not in host:
-            raise EndpointError(f"{host!r} in brackets is not an IPv6 address", expected="[IPv6]:port",
-                                hint="brackets are for IPv6 only; write the host without them")
+            raise EndpointError(
+                f"{host!r} in brackets is not an IPv6 address",
+                expected="[IPv6]:port",
+                hint="brackets are for IPv6 only; write the host without them",
+            )
         return host, rest[1:]
     if text.count(":") > 1:
-        raise EndpointError(f"{text!r} is ambiguous", expected="[IPv6]:port",
-                            hint="put an IPv6 address in brackets: [fd00::7]:8500")
+        raise EndpointError(
+            f"{text!r} is ambiguous",
+            expected="[IPv6]:port",
+            hint="put an IPv6 address in brackets: [fd00::7]:8500",
+        )
     host, colon, port = text.partition(":")
     if not colon:
-        raise EndpointError(f"{text!r} has no port", expected="host:port",
-                            hint=f"add the port of the model server: {text or 'host'}:8500")
+        raise EndpointError(
+            f"{text!r} has no port",
+            expected="host:port",
+            hint=f"add the port of the model server: {text or 'host'}:8500",
+        )
     return host, port
 
 
@@ -83,8 +93,11 @@ def _host(host: str, text: str) -> str:
         raise EndpointError(f"{host!r} is not an IPv4 address", expected="four numbers from 0 to 255")
     name = host.rstrip(".")
     if len(name) > _MAX_NAME or not all(_LABEL.fullmatch(label) for label in name.split(".")):
-        raise EndpointError(f"{host!r} is not a host name", expected="an IP address or a DNS name",
-                            hint="a name has letters, digits, '-' and '.', at most 63 between dots")
+        raise EndpointError(
+            f"{host!r} is not a host name",
+            expected="an IP address or a DNS name",
+            hint="a name has letters, digits, '-' and '.', at most 63 between dots",
+        )
     return name.lower()
 
 

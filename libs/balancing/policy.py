@@ -1,7 +1,8 @@
 """Pick policies: which endpoint takes the next call.
 
-A policy is a pure object: `pick` names an endpoint at once, without waiting, and `done` reports the outcome of
-that pick exactly once. Randomness is injected, there is no clock, and nothing here is shared between threads.
+A policy is a pure object: `pick` names an endpoint at once, without waiting, and `done` reports the outcome
+of that pick exactly once. Randomness is injected, there is no clock, and nothing here is shared between
+threads.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class DynamicRoundRobin:
     """Smooth weighted round robin over dynamic weights, the published policy of wuba/dl_inference.
 
     Every pick adds each endpoint's effective weight to its credit, takes the one with the most credit and
-    charges it the sum of all weights. Equal weights give plain round robin; weights 5, 1, 1 give a a b a c a a,
-    never five in a row from a cold start.
+    charges it the sum of all weights. Equal weights give plain round robin; weights 5, 1, 1 give a a b a c a
+    a, never five in a row from a cold start.
     """
 
     def __init__(self, weights: Mapping[Endpoint, int] | Iterable[Endpoint]) -> None:
@@ -68,8 +69,8 @@ class DynamicRoundRobin:
 class LeastRequest:
     """Power of two choices: of two endpoints drawn at random, the one with fewer calls in flight.
 
-    Two draws remove nearly all of the imbalance that one leaves, and unlike a scan for the minimum they do not
-    send every caller to the same endpoint when the counts are stale.
+    Two draws remove nearly all of the imbalance that one leaves, and unlike a scan for the minimum they do
+    not send every caller to the same endpoint when the counts are stale.
     """
 
     def __init__(self, endpoints: Iterable[Endpoint], rng: random.Random) -> None:

@@ -35,7 +35,7 @@ def test_a_failing_endpoint_loses_its_share_and_earns_it_back() -> None:
     for _ in range(200):
         endpoint = policy.pick()
         policy.done(endpoint, ok=endpoint != A)
-    picks = Counter()
+    picks: Counter[Endpoint] = Counter()
     for _ in range(404):
         endpoint = policy.pick()
         picks[endpoint] += 1
@@ -57,7 +57,7 @@ def test_least_request_prefers_the_idle_one_of_two() -> None:
 
 def test_least_request_gives_a_slow_endpoint_less() -> None:
     rng = random.Random(7)
-    policy, picks = LeastRequest([A, B, C], rng), Counter()
+    policy, picks = LeastRequest([A, B, C], rng), Counter[Endpoint]()
     running: list[tuple[int, Endpoint]] = []
     for now in range(3000):
         for done in [r for r in running if r[0] <= now]:

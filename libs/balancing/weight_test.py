@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,7 +82,7 @@ def test_more_failures_never_give_more_weight() -> None:
         ends.append(weight.effective)
     assert ends[0] == 100
     assert ends[-1] == 1
-    assert all(later <= earlier + 25 for earlier, later in zip(ends, ends[1:], strict=False))
+    assert all(later <= earlier + 25 for earlier, later in itertools.pairwise(ends))
 
 
 def test_impossible_input_is_refused() -> None:

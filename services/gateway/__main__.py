@@ -23,14 +23,18 @@ examples:
 a node file has one task a line: the task id, the longest that a call may take in milliseconds, its instances:
   69=100,10.0.0.7:8500,10.0.0.8:8500     # textcnn, two instances
   39=1000,digits.models.svc:8866         # a name may stand for many instances; it is resolved every 5 s
-edit the file while the gateway runs: the change is live within a second, and a file with an error changes nothing.
+edit the file while the gateway runs: the change is live within a second, and a file with an error changes
+nothing.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     logging.basicConfig(
-        level=args.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        level=args.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it reports every event of the folder
     if args.command == "check":
         return _check(args.nodes)
@@ -41,9 +45,15 @@ def _serve(args: argparse.Namespace) -> int:
     listen_host, listen_port = args.listen
     admin_host, admin_port = args.admin
     options = GatewayOptions(
-        nodes=args.nodes, listen_host=listen_host, listen_port=listen_port, admin_host=admin_host,
-        admin_port=admin_port, concurrency=args.concurrency, max_message_bytes=args.max_message_bytes,
-        drain_grace_s=args.drain_grace, drain_deadline_s=args.drain_deadline,
+        nodes=args.nodes,
+        listen_host=listen_host,
+        listen_port=listen_port,
+        admin_host=admin_host,
+        admin_port=admin_port,
+        concurrency=args.concurrency,
+        max_message_bytes=args.max_message_bytes,
+        drain_grace_s=args.drain_grace,
+        drain_deadline_s=args.drain_deadline,
         envoy_log_level=args.envoy_log_level,
     )
 
@@ -74,30 +84,70 @@ def _check(path: Path) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="gateway", description="One gRPC entry for every model.", epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog="gateway",
+        description="One gRPC entry for every model.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     nodes = argparse.ArgumentParser(add_help=False)
     nodes.add_argument("--nodes", type=Path, required=True, metavar="FILE", help="the node file")
     nodes.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     serve = commands.add_parser(
-        "serve", parents=[nodes], help="take traffic", epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    serve.add_argument("--listen", type=_address, default=("0.0.0.0", 8080), metavar="HOST:PORT",
-                       help="where callers connect; port 0 takes a free one (default 0.0.0.0:8080)")
-    serve.add_argument("--admin", type=_address, default=("127.0.0.1", 9901), metavar="HOST:PORT",
-                       help="status page and metrics; keep it on loopback (default 127.0.0.1:9901)")
-    serve.add_argument("--concurrency", type=_positive, default=os.cpu_count() or 1, metavar="N",
-                       help="Envoy's worker threads (default: one a core)")
-    serve.add_argument("--max-message-bytes", type=_positive, default=DEFAULT_MAX_MESSAGE_BYTES, metavar="BYTES",
-                       help="the largest request message (default 10 MiB)")
-    serve.add_argument("--drain-grace", type=_seconds, default=1.0, metavar="SECONDS",
-                       help="after SIGTERM: how long to serve on while health says NOT_SERVING (default 1)")
-    serve.add_argument("--drain-deadline", type=_seconds, default=15.0, metavar="SECONDS",
-                       help="after that: how long calls in flight may take to finish (default 15)")
+        "serve",
+        parents=[nodes],
+        help="take traffic",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.add_argument(
+        "--listen",
+        type=_address,
+        default=("0.0.0.0", 8080),
+        metavar="HOST:PORT",
+        help="where callers connect; port 0 takes a free one (default 0.0.0.0:8080)",
+    )
+    serve.add_argument(
+        "--admin",
+        type=_address,
+        default=("127.0.0.1", 9901),
+        metavar="HOST:PORT",
+        help="status page and metrics; keep it on loopback (default 127.0.0.1:9901)",
+    )
+    serve.add_argument(
+        "--concurrency",
+        type=_positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="Envoy's worker threads (default: one a core)",
+    )
+    serve.add_argument(
+        "--max-message-bytes",
+        type=_positive,
+        default=DEFAULT_MAX_MESSAGE_BYTES,
+        metavar="BYTES",
+        help="the largest request message (default 10 MiB)",
+    )
+    serve.add_argument(
+        "--drain-grace",
+        type=_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="after SIGTERM: how long to serve on while health says NOT_SERVING (default 1)",
+    )
+    serve.add_argument(
+        "--drain-deadline",
+        type=_seconds,
+        default=15.0,
+        metavar="SECONDS",
+        help="after that: how long calls in flight may take to finish (default 15)",
+    )
     serve.add_argument("--envoy-log-level", default="warning", help="trace, debug, info, warning, error, off")
     commands.add_parser(
-        "check", parents=[nodes], help="validate a node file: every error with its line; status 2 if there is one")
+        "check",
+        parents=[nodes],
+        help="validate a node file: every error with its line; status 2 if there is one",
+    )
     return parser
 
 

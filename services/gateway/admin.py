@@ -31,8 +31,14 @@ class Page:
 
 Handler = Callable[[], Awaitable[Page]]
 
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 500: "Internal Server Error",
-            503: "Service Unavailable"}
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+}
 
 
 class AdminServer:
@@ -56,10 +62,12 @@ class AdminServer:
         try:
             async with asyncio.timeout(_REQUEST_TIMEOUT_S):
                 page = await self._answer(reader)
-                writer.write(
+                head = (
                     f"HTTP/1.1 {page.status} {_REASONS[page.status]}\r\nContent-Type: {page.content_type}\r\n"
-                    f"Content-Length: {len(page.body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n".encode()
-                    + page.body)
+                    f"Content-Length: {len(page.body)}\r\nCache-Control: no-store\r\n"
+                    "Connection: close\r\n\r\n"
+                )
+                writer.write(head.encode() + page.body)
                 await writer.drain()
         except (OSError, asyncio.IncompleteReadError):  # the client left, or dawdled
             pass
@@ -106,7 +114,8 @@ def metrics_page(*parts: bytes) -> Page:
 
 
 _STYLE = """body{font:14px/1.45 system-ui,sans-serif;margin:2rem;color:#222}h1{font-size:1.3rem}
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;text-align:left;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;text-align:left;border-bottom:1px
+solid #ddd}
 td.n{text-align:right}.bad{color:#b00020}.good{color:#1b6e1b}pre{background:#fff3f3;padding:.7rem}"""
 
 
@@ -118,22 +127,30 @@ def status_page(status: Json) -> Page:
         cells = f"<td rowspan={max(1, len(task['instances']))}>{task_id}</td>"
         cells += f"<td class=n rowspan={max(1, len(task['instances']))}>{task['timeout_ms']} ms</td>"
         if not task["instances"]:
-            rows.append(f"<tr>{cells}<td colspan=6 class=bad>no instance: {_list(task['configured'])} has no"
-                        " address</td></tr>")
+            rows.append(
+                f"<tr>{cells}<td colspan=6 class=bad>no instance: {_list(task['configured'])} has no"
+                " address</td></tr>"
+            )
         for instance in task["instances"]:
             mood = "good" if instance["health"] == "healthy" else "bad"
             rows.append(
                 f"<tr>{cells}<td>{html.escape(instance['address'])}</td>"
-                f"<td class={mood}>{html.escape(instance['health'])}</td><td class=n>{instance['weight']}</td>"
+                f"<td class={mood}>{html.escape(instance['health'])}</td>"
+                f"<td class=n>{instance['weight']}</td>"
                 f"<td class=n>{instance['in_flight']}</td><td class=n>{instance['requests']}</td>"
-                f"<td class=n>{instance['errors']}</td></tr>")
+                f"<td class=n>{instance['errors']}</td></tr>"
+            )
             cells = ""
-    problems = [*config["errors"], *([config["envoy_error"]] if config["envoy_error"] else []),
-                *(f"{name}: {error}" for name, error in config["unresolved"].items())]
+    problems = [
+        *config["errors"],
+        *([config["envoy_error"]] if config["envoy_error"] else []),
+        *(f"{name}: {error}" for name, error in config["unresolved"].items()),
+    ]
     loaded = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(config["loaded_at"]))
+    mood = "good" if gateway["ready"] else "bad"
     page = f"""<!doctype html><meta charset=utf-8><title>gateway</title><style>{_STYLE}</style>
-<h1>gateway {html.escape(gateway["listen"])}: <span class={"good" if gateway["ready"] else "bad"}>{gateway["state"]}
-</span></h1><p>node file {html.escape(config["nodes"])}, version {config["version"]}, loaded {loaded};
+<h1>gateway {html.escape(gateway["listen"])}: <span class={mood}>{gateway["state"]}</span></h1>
+<p>node file {html.escape(config["nodes"])}, version {config["version"]}, loaded {loaded};
 {"accepted by Envoy" if config["accepted"] else "on its way to Envoy"}; {config["rejected"]} edits rejected;
 Envoy restarts: {gateway["envoy_restarts"]}</p>
 {"<pre class=bad>" + html.escape(chr(10).join(problems)) + "</pre>" if problems else ""}

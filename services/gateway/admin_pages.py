@@ -49,17 +49,27 @@ async def document(gateway: Gateway) -> Json:
     table = gateway.table
     return {
         "gateway": {
-            "listen": gateway.listen_text, "ready": gateway.ready, "state": _state(gateway),
-            "envoy_pid": gateway.envoy.pid if gateway.envoy else None, "envoy_restarts": gateway.restarts,
+            "listen": gateway.listen_text,
+            "ready": gateway.ready,
+            "state": _state(gateway),
+            "envoy_pid": gateway.envoy.pid if gateway.envoy else None,
+            "envoy_restarts": gateway.restarts,
         },
         "config": {
-            "nodes": str(gateway.options.nodes), "version": gateway.reload.version,
-            "loaded_at": gateway.reload.loaded_at, "accepted": gateway.discovery.settled,
-            "rejected": gateway.reload.rejected, "errors": gateway.reload.errors, "envoy_error": envoy_error,
+            "nodes": str(gateway.options.nodes),
+            "version": gateway.reload.version,
+            "loaded_at": gateway.reload.loaded_at,
+            "accepted": gateway.discovery.settled,
+            "rejected": gateway.reload.rejected,
+            "errors": gateway.reload.errors,
+            "envoy_error": envoy_error,
             "unresolved": dict(gateway.resolver.errors),
         },
         "tasks": status.tasks(
-            table, {task.cluster: gateway.weights.weights(task.cluster) for task in table.tasks.values()}, hosts),
+            table,
+            {task.cluster: gateway.weights.weights(task.cluster) for task in table.tasks.values()},
+            hosts,
+        ),
     }
 
 
@@ -72,15 +82,18 @@ def control_metrics(gateway: Gateway) -> bytes:
 
     gauge("ready", "1 while the gateway takes traffic", gateway.ready)
     gauge("config_version", "Node files put to work since the start", gateway.reload.version)
-    gauge("config_loaded_timestamp_seconds", "When the running node file was loaded", gateway.reload.loaded_at)
+    gauge(
+        "config_loaded_timestamp_seconds", "When the running node file was loaded", gateway.reload.loaded_at
+    )
     gauge("config_rejected", "Node files rejected since the start", gateway.reload.rejected)
     gauge("config_errors", "Errors in the node file as it is now", len(gateway.reload.errors))
     gauge("config_accepted", "1 when Envoy holds the running table", gateway.discovery.settled)
     gauge("tasks", "Tasks in the running table", len(gateway.table.tasks))
     gauge("unresolved_names", "Host names that do not resolve", len(gateway.resolver.errors))
     gauge("envoy_restarts", "Times that Envoy was started again", gateway.restarts)
-    weight = Gauge("dl_gateway_instance_weight", "Effective weight, 100 is full", ["task", "instance"],
-                   registry=registry)
+    weight = Gauge(
+        "dl_gateway_instance_weight", "Effective weight, 100 is full", ["task", "instance"], registry=registry
+    )
     for task in gateway.table.tasks.values():
         for endpoint, value in gateway.weights.weights(task.cluster).items():
             weight.labels(str(task.task_id), str(endpoint)).set(value)

@@ -51,27 +51,34 @@ def bootstrap(options: BootstrapOptions) -> Json:
             "listeners": [_listener(options)],
             "clusters": [_control_cluster(options.control_socket)],
         },
-        "overload_manager": {"resource_monitors": [{
-            "name": "envoy.resource_monitors.global_downstream_max_connections",
-            "typed_config": {
-                "@type": _TYPE + "envoy.extensions.resource_monitors.downstream_connections.v3"
-                                 ".DownstreamConnectionsConfig",
-                "max_active_downstream_connections": options.max_connections,
-            },
-        }]},
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": _TYPE + "envoy.extensions.resource_monitors.downstream_connections.v3"
+                        ".DownstreamConnectionsConfig",
+                        "max_active_downstream_connections": options.max_connections,
+                    },
+                }
+            ]
+        },
     }
 
 
 def _control_api() -> Json:
     return {
-        "api_type": "GRPC", "transport_api_version": "V3",
+        "api_type": "GRPC",
+        "transport_api_version": "V3",
         "grpc_services": [{"envoy_grpc": {"cluster_name": CONTROL_CLUSTER}}],
     }
 
 
 def _control_cluster(socket: str) -> Json:
     return {
-        "name": CONTROL_CLUSTER, "type": "STATIC", "connect_timeout": "1s",
+        "name": CONTROL_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": _TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -87,14 +94,21 @@ def _control_cluster(socket: str) -> Json:
 
 def _listener(options: BootstrapOptions) -> Json:
     return {
-        "name": "public", "stat_prefix": STATS,
+        "name": "public",
+        "stat_prefix": STATS,
         "address": {"socket_address": {"address": options.listen_host, "port_value": options.listen_port}},
         "per_connection_buffer_limit_bytes": MIB,
         "tcp_backlog_size": 4096,
-        "filter_chains": [{"filters": [{
-            "name": "http",
-            "typed_config": _connection_manager(options),
-        }]}],
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "http",
+                        "typed_config": _connection_manager(options),
+                    }
+                ]
+            }
+        ],
     }
 
 
@@ -108,17 +122,26 @@ def _connection_manager(options: BootstrapOptions) -> Json:
             "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "10s"},
         },
         "http_filters": [
-            {"name": "task", "typed_config": {
-                "@type": _HTTP + "lua.v3.Lua", "default_source_code": {"inline_string": options.filter_source}}},
-            {"name": "router", "typed_config": {
-                "@type": _HTTP + "router.v3.Router", "suppress_envoy_headers": True}},
+            {
+                "name": "task",
+                "typed_config": {
+                    "@type": _HTTP + "lua.v3.Lua",
+                    "default_source_code": {"inline_string": options.filter_source},
+                },
+            },
+            {
+                "name": "router",
+                "typed_config": {"@type": _HTTP + "router.v3.Router", "suppress_envoy_headers": True},
+            },
         ],
         "local_reply_config": _local_replies(options),
         # Callers are not trusted with x-envoy-* headers, which could change timeouts and retries: with no
         # internal address range every caller is external, and Envoy removes what they sent.
         "use_remote_address": False,
-        "internal_address_config": {"unix_sockets": False, "cidr_ranges": [
-            {"address_prefix": "192.0.2.0", "prefix_len": 32}]},  # a documentation range: nobody
+        "internal_address_config": {
+            "unix_sockets": False,
+            "cidr_ranges": [{"address_prefix": "192.0.2.0", "prefix_len": 32}],
+        },  # a documentation range: nobody
         "skip_xff_append": True,
         "generate_request_id": False,
         "server_header_transformation": "PASS_THROUGH",
@@ -129,7 +152,8 @@ def _connection_manager(options: BootstrapOptions) -> Json:
         "drain_timeout": f"{DRAIN_S}s",
         "max_request_headers_kb": 32,
         "common_http_protocol_options": {
-            "idle_timeout": "3600s", "max_headers_count": 100,
+            "idle_timeout": "3600s",
+            "max_headers_count": 100,
             "headers_with_underscores_action": "ALLOW",  # gRPC metadata may have them
         },
         "http2_protocol_options": _http2_limits(options.max_message_bytes + _FRAME_BYTES),
@@ -141,8 +165,8 @@ def _http2_limits(largest: int) -> Json:
         "max_concurrent_streams": 1024,
         "hpack_table_size": 4096,
         # Envoy holds no more of a request than its stream window, so the window is the message limit. A whole
-        # message then travels without waiting for window updates. The connection's window bounds what one caller
-        # has on the way to us.
+        # message then travels without waiting for window updates. The connection's window bounds what one
+        # caller has on the way to us.
         "initial_stream_window_size": max(largest, MIB),
         "initial_connection_window_size": max(2 * largest, 16 * MIB),
         # Floods of control frames close the connection (CVE-2019-9511 to 9518 and kin).
@@ -157,16 +181,24 @@ def _http2_limits(largest: int) -> Json:
     }
 
 
-# What callers read when the gateway itself answers: (Envoy's response flags, gRPC status, message). First match.
+# What callers read when the gateway itself answers: (Envoy's response flags, gRPC status, message). First
+# match.
 _TASK = f"task %REQ({TASK_HEADER})%"
 _BY_FLAG: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (("UH",), 14, f"{_TASK} has no healthy instance: start one, or correct its line in the node file"),
     (("UO",), 8, f"{_TASK} has too many calls in flight: slow down, or add instances"),
-    (("UT", "UPE", "SI", "DT"), 4, f"{_TASK} did not answer in time: raise the deadline or the task's timeout,"
-                                   " or add instances"),
+    (
+        ("UT", "UPE", "SI", "DT"),
+        4,
+        f"{_TASK} did not answer in time: raise the deadline or the task's timeout," " or add instances",
+    ),
     (("NC",), 14, f"{_TASK} is being set up: try again"),
-    (("UF",), 14, f"{_TASK}: no instance could be reached (%UPSTREAM_TRANSPORT_FAILURE_REASON%): start one, or"
-                 " correct its line in the node file"),
+    (
+        ("UF",),
+        14,
+        f"{_TASK}: no instance could be reached (%UPSTREAM_TRANSPORT_FAILURE_REASON%): start one, or"
+        " correct its line in the node file",
+    ),
     (("UC", "UR", "LR"), 14, f"{_TASK}: the instance broke off before it answered"),
 )
 
@@ -188,12 +220,19 @@ def _reply(match: Json, grpc_status: int, message: str) -> Json:
     # Replies of the filter carry a status of their own already and pass untouched.
     return {
         "filter": match,
-        "headers_to_add": [{"header": {"key": "grpc-status", "value": str(grpc_status)},
-                            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
+        "headers_to_add": [
+            {
+                "header": {"key": "grpc-status", "value": str(grpc_status)},
+                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            }
+        ],
         "body_format_override": {"text_format_source": {"inline_string": message}},
     }
 
 
 def _status_is(code: int) -> Json:
-    return {"status_code_filter": {"comparison": {
-        "op": "EQ", "value": {"default_value": code, "runtime_key": "none"}}}}
+    return {
+        "status_code_filter": {
+            "comparison": {"op": "EQ", "value": {"default_value": code, "runtime_key": "none"}}
+        }
+    }

@@ -27,8 +27,8 @@ CLUSTER = _PREFIX + "cluster.v3.Cluster"
 ENDPOINTS = _PREFIX + "endpoint.v3.ClusterLoadAssignment"
 ROUTE = _PREFIX + "route.v3.RouteConfiguration"
 
-# Routes to a new pool wait until Envoy has the pool's instances, but not for ever: an Envoy that never asks for
-# them must still get the rest of the table.
+# Routes to a new pool wait until Envoy has the pool's instances, but not for ever: an Envoy that never asks
+# for them must still get the rest of the table.
 ROUTES_WAIT_S = 3.0
 
 
@@ -55,9 +55,10 @@ class _Type:
 class Stream:
     """One ADS stream without any I/O: feed it requests, ask it what to send.
 
-    The order keeps every call routable (make before break): clusters, then their endpoints, then the routes that
-    name them; a cluster is taken away only after the routes that named it are gone. At most one response of a type
-    is unanswered, so a slow Envoy is not flooded, and what it rejected is not sent again until it changes.
+    The order keeps every call routable (make before break): clusters, then their endpoints, then the routes
+    that name them; a cluster is taken away only after the routes that named it are gone. At most one response
+    of a type is unanswered, so a slow Envoy is not flooded, and what it rejected is not sent again until it
+    changes.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -115,7 +116,8 @@ class Stream:
 
     def _has_pools(self, snapshot: Snapshot) -> bool:
         return (
-            self._clusters.idle and self._endpoints.idle
+            self._clusters.idle
+            and self._endpoints.idle
             and all(self._clusters.holds(name, resource) for name, resource in snapshot.clusters.items())
             and all(self._endpoints.holds(name, resource) for name, resource in snapshot.endpoints.items())
         )
@@ -138,7 +140,8 @@ class Stream:
         if not state.idle:
             return None
         changed = {
-            name: resource for name, resource in snapshot.endpoints.items()
+            name: resource
+            for name, resource in snapshot.endpoints.items()
             if name in state.names and not state.holds(name, resource)
         }
         return self._respond(ENDPOINTS, state.sent | changed, changed.values()) if changed else None
@@ -157,13 +160,13 @@ class Stream:
         self._routing = frozenset(snapshot.clusters)
         return self._respond(ROUTE, {ROUTES: routes}, [routes])
 
-    def _respond(
-        self, type_url: str, state_after: dict[str, Resource], resources: Iterable[Resource]
-    ) -> Any:
+    def _respond(self, type_url: str, state_after: dict[str, Resource], resources: Iterable[Resource]) -> Any:
         state = self._types[type_url]
         state.sent, state.nonce, state.answered = state_after, str(next(self._nonces)), False
         return _DiscoveryResponse(
-            version_info=state.nonce, nonce=state.nonce, type_url=type_url,
+            version_info=state.nonce,
+            nonce=state.nonce,
+            type_url=type_url,
             resources=[resource.body for resource in resources],
         )
 
@@ -202,9 +205,7 @@ class Discovery:
             _SERVICE, "StreamAggregatedResources", "envoy.service.discovery.v3.DiscoveryRequest", self._stream
         )
 
-    async def _stream(
-        self, request_iterator: AsyncIterator[Any], context: object
-    ) -> AsyncIterator[Any]:
+    async def _stream(self, request_iterator: AsyncIterator[Any], context: object) -> AsyncIterator[Any]:
         stream, waker = Stream(), asyncio.Event()
         self._streams.add(stream)
         self._wakers.add(waker)
@@ -223,9 +224,7 @@ class Discovery:
             self._streams.discard(stream)
             self._wakers.discard(waker)
 
-    async def _read(
-        self, stream: Stream, requests: AsyncIterator[Any], waker: asyncio.Event
-    ) -> None:
+    async def _read(self, stream: Stream, requests: AsyncIterator[Any], waker: asyncio.Event) -> None:
         try:
             async for request in requests:
                 error = stream.on_request(request)

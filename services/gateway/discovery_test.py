@@ -7,6 +7,10 @@ from services.gateway.discovery import CLUSTER, ENDPOINTS, ROUTE, ROUTES_WAIT_S,
 from services.gateway.snapshot import Snapshot, build, load_assignment, resolve
 from services.gateway.xds_messages import message_class
 
+Cluster = message_class("envoy.config.cluster.v3.Cluster")
+DiscoveryRequest = message_class("envoy.service.discovery.v3.DiscoveryRequest")
+LoadAssignment = message_class("envoy.config.endpoint.v3.ClusterLoadAssignment")
+
 
 def snapshot_of(text: str) -> Snapshot:
     table = nodefile.parse(text.encode())
@@ -14,7 +18,7 @@ def snapshot_of(text: str) -> Snapshot:
 
 
 class Envoy:
-    """Plays Envoy's part on one stream: subscribes, ACKs, asks for the endpoints of the clusters it was given."""
+    """Plays Envoy on one stream: subscribes, ACKs, asks for the endpoints of the clusters it was given."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -32,14 +36,15 @@ class Envoy:
 
     def send(self, type_url: str, names: list[str], error: str = "") -> str | None:
         request = message_class("envoy.service.discovery.v3.DiscoveryRequest")(
-            type_url=type_url, resource_names=names, response_nonce=self.nonces[type_url])
+            type_url=type_url, resource_names=names, response_nonce=self.nonces[type_url]
+        )
         if error:
             request.error_detail.code, request.error_detail.message = 3, error
         return self.stream.on_request(request)
 
     def take(self, snapshot: Snapshot, rounds: int = 20) -> list[str]:
-        """Exchanges messages until the control plane has no more to say; returns the NACKs that it noticed."""
-        noticed = []
+        """Exchanges messages until there is no more to say; returns the NACKs that were noticed."""
+        noticed: list[str] = []
         for _ in range(rounds):
             responses = self.stream.outbox(snapshot)
             if not responses:
@@ -54,7 +59,7 @@ class Envoy:
         if kind in self.reject:
             error = self.send(kind, self._names(kind), "no good")
             return [error] if error else []
-        names = []
+        names: list[str] = []
         for resource in response.resources:
             name = _name(resource)
             names.append(name)
@@ -76,13 +81,14 @@ class Envoy:
         return {CLUSTER: [], ENDPOINTS: sorted(self.clusters), ROUTE: ["tasks"]}[kind]
 
 
-def _name(resource: object) -> str:
-
-    url, value = resource.type_url, resource.value  # type: ignore[attr-defined]
+def _name(resource: Any) -> str:
+    url, value = resource.type_url, resource.value
     if url == CLUSTER:
         return str(message_class("envoy.config.cluster.v3.Cluster").FromString(value).name)
     if url == ENDPOINTS:
-        return str(message_class("envoy.config.endpoint.v3.ClusterLoadAssignment").FromString(value).cluster_name)
+        return str(
+            message_class("envoy.config.endpoint.v3.ClusterLoadAssignment").FromString(value).cluster_name
+        )
     return "tasks"
 
 
@@ -104,8 +110,10 @@ def test_a_new_envoy_gets_clusters_then_endpoints_then_routes() -> None:
     envoy.connect()
     envoy.take(TWO)
     assert envoy.log == [
-        ("Cluster", ["task-1", "task-2"]), ("ClusterLoadAssignment", ["task-1", "task-2"]),
-        ("RouteConfiguration", ["tasks"])]
+        ("Cluster", ["task-1", "task-2"]),
+        ("ClusterLoadAssignment", ["task-1", "task-2"]),
+        ("RouteConfiguration", ["tasks"]),
+    ]
     assert envoy.stream.settled(TWO)
     assert envoy.stream.outbox(TWO) == []
 
@@ -134,8 +142,11 @@ def test_a_swapped_task_is_never_without_a_cluster() -> None:
     envoy = connected(ONE)
     envoy.take(snapshot_of("3=100,10.0.0.3:1\n"))
     assert envoy.log == [
-        ("Cluster", ["task-1", "task-3"]), ("ClusterLoadAssignment", ["task-3"]), ("RouteConfiguration", ["tasks"]),
-        ("Cluster", ["task-3"])]
+        ("Cluster", ["task-1", "task-3"]),
+        ("ClusterLoadAssignment", ["task-3"]),
+        ("RouteConfiguration", ["tasks"]),
+        ("Cluster", ["task-3"]),
+    ]
 
 
 def test_a_task_that_comes_back_gets_its_endpoints_again() -> None:
@@ -154,7 +165,11 @@ def test_a_moved_instance_or_a_weight_touches_only_its_pool() -> None:
     assert envoy.log == [("ClusterLoadAssignment", ["task-2"])]
     envoy.log.clear()
     endpoint = pools["task-1"][0]
-    envoy.take(build(table, pools, {}).with_endpoints({"task-1": load_assignment("task-1", [endpoint], {endpoint: 7})}))
+    envoy.take(
+        build(table, pools, {}).with_endpoints(
+            {"task-1": load_assignment("task-1", [endpoint], {endpoint: 7})}
+        )
+    )
     assert envoy.log == [("ClusterLoadAssignment", ["task-1"])]
 
 
@@ -199,8 +214,15 @@ def test_routes_do_not_wait_for_ever_for_endpoints_that_nobody_asks_for() -> Non
 
 def test_an_overtaken_answer_and_an_unknown_type_are_ignored() -> None:
     envoy = connected(ONE)
-    stale = message_class("envoy.service.discovery.v3.DiscoveryRequest")(type_url=CLUSTER, response_nonce="nonsense")
+    stale = message_class("envoy.service.discovery.v3.DiscoveryRequest")(
+        type_url=CLUSTER, response_nonce="nonsense"
+    )
     stale.error_detail.message = "old"
     assert envoy.stream.on_request(stale) is None
-    assert envoy.stream.on_request(message_class("envoy.service.discovery.v3.DiscoveryRequest")(type_url="type.googleapis.com/x")) is None
+    assert (
+        envoy.stream.on_request(
+            message_class("envoy.service.discovery.v3.DiscoveryRequest")(type_url="type.googleapis.com/x")
+        )
+        is None
+    )
     assert envoy.stream.settled(ONE)

@@ -71,7 +71,9 @@ class ReloadState:
 def filter_source() -> str:
     """The routing filter with its table of methods."""
     folder = resources.files("services.gateway")
-    inflate, routing = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("inflate.lua", "filter.lua"))
+    inflate, routing = (
+        folder.joinpath(name).read_text(encoding="utf-8") for name in ("inflate.lua", "filter.lua")
+    )
     # Each part in a block of its own: a Lua function may have only 200 local names, and these need not mix.
     return f"local METHODS = {lua_table()}\ndo\n{inflate}\nend\ndo\n{routing}\nend\n"
 
@@ -129,8 +131,11 @@ class Gateway:
         changed = [pool for pool, found in reports.items() if self.weights.observe(pool, found)]
         if changed:
             current = {pool: self.weights.weights(pool) for pool in changed}
-            self.discovery.update(self.discovery.snapshot.with_endpoints(
-                {pool: load_assignment(pool, list(weights), weights) for pool, weights in current.items()}))
+            self.discovery.update(
+                self.discovery.snapshot.with_endpoints(
+                    {pool: load_assignment(pool, list(weights), weights) for pool, weights in current.items()}
+                )
+            )
 
     async def _follow_file(self) -> None:
         async for data in changes(self.options.nodes, self._data):
@@ -177,14 +182,16 @@ class Gateway:
         except OSError as error:
             raise StartError(
                 f"cannot listen on {self.options.listen_host}:{self.options.listen_port}: {error.strerror};"
-                " choose another port with --listen, or stop what uses it") from None
+                " choose another port with --listen, or stop what uses it"
+            ) from None
         admin = AdminServer(pages(self))
         try:
             self.admin_port = await admin.start(self.options.admin_host, self.options.admin_port)
         except OSError as error:
             raise StartError(
                 f"cannot listen on {self.options.admin_host}:{self.options.admin_port}: {error.strerror};"
-                " choose another address with --admin") from None
+                " choose another address with --admin"
+            ) from None
         log.info("admin on http://%s:%d/", self.options.admin_host, self.admin_port)
         with contextlib.closing(admin), tempfile.TemporaryDirectory(prefix="dl-gateway-") as name:
             folder = Path(name)  # 0700: nobody else reaches the sockets
@@ -198,7 +205,9 @@ class Gateway:
         try:
             data = self.options.nodes.read_bytes()
         except OSError as error:
-            raise StartError(f"{self.options.nodes}: {error.strerror}; give the node file with --nodes") from None
+            raise StartError(
+                f"{self.options.nodes}: {error.strerror}; give the node file with --nodes"
+            ) from None
         if not await self.apply(data):
             raise StartError("\n".join(self.reload.errors))
 
@@ -252,8 +261,10 @@ class Gateway:
                         await self._drain(self.envoy)
                         return 0
                     if not ready.done() and not crashes:
-                        raise StartError(f"Envoy ended with status {self.envoy.returncode} before it was ready;"
-                                         " its log above says why")
+                        raise StartError(
+                            f"Envoy ended with status {self.envoy.returncode} before it was ready;"
+                            " its log above says why"
+                        )
                 finally:
                     self.live = self.live and stop.done()
                     ready.cancel()
@@ -265,7 +276,9 @@ class Gateway:
                     return 1
                 self.restarts += 1
                 pause = min(5.0, 0.1 * 2 ** (len(crashes) - 1))
-                log.error("Envoy ended with status %s; starting it again in %.1f s", self.envoy.returncode, pause)
+                log.error(
+                    "Envoy ended with status %s; starting it again in %.1f s", self.envoy.returncode, pause
+                )
                 await asyncio.wait({stop}, timeout=pause)
                 if stop.done():
                     return 0
@@ -282,13 +295,20 @@ class Gateway:
         admin_socket = folder / "envoy.sock"
         admin_socket.unlink(missing_ok=True)
         options = BootstrapOptions(
-            listen_host=self.options.listen_host, listen_port=self.listen_port,
-            control_socket=str(folder / "control.sock"), admin_socket=str(admin_socket),
-            filter_source=filter_source(), max_message_bytes=self.options.max_message_bytes,
+            listen_host=self.options.listen_host,
+            listen_port=self.listen_port,
+            control_socket=str(folder / "control.sock"),
+            admin_socket=str(admin_socket),
+            filter_source=filter_source(),
+            max_message_bytes=self.options.max_message_bytes,
         )
         return await EnvoyProcess.start(
-            bootstrap(options), folder, str(admin_socket), concurrency=self.options.concurrency,
-            drain_s=DRAIN_S, log_level=self.options.envoy_log_level,
+            bootstrap(options),
+            folder,
+            str(admin_socket),
+            concurrency=self.options.concurrency,
+            drain_s=DRAIN_S,
+            log_level=self.options.envoy_log_level,
         )
 
     async def _until_ready(self, envoy: EnvoyProcess) -> int:
@@ -306,13 +326,16 @@ class Gateway:
         log.info("draining: health is NOT_SERVING")
         await asyncio.sleep(self.options.drain_grace_s)
         started = time.monotonic()
-        # For DRAIN_S Envoy answers new calls still, with a GOAWAY on every connection that it answers on; then it
-        # stops listening. Callers that stay connected without a call would hold up the end for nothing.
+        # For DRAIN_S Envoy answers new calls still, with a GOAWAY on every connection that it answers on;
+        # then it stops listening. Callers that stay connected without a call would hold up the end for
+        # nothing.
         with contextlib.suppress(OSError):
             await envoy.admin.call("/drain_listeners?graceful", method="POST")
             while time.monotonic() - started < self.options.drain_deadline_s:
                 settled = time.monotonic() - started > DRAIN_S + 0.1
-                active = await envoy.admin.gauge(f"http.{STATS}.downstream_{'rq' if settled else 'cx'}_active")
+                active = await envoy.admin.gauge(
+                    f"http.{STATS}.downstream_{'rq' if settled else 'cx'}_active"
+                )
                 if active == 0:
                     break
                 await asyncio.sleep(0.05)
@@ -320,4 +343,3 @@ class Gateway:
                 log.warning("calls still in flight after %g s are cut off", self.options.drain_deadline_s)
         await envoy.stop()
         log.info("drained")
-

@@ -15,14 +15,30 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.gateway.testing import ROOT, Answer, Backend, GatewayProcess, backends, environment, eventually, free_port
+from services.gateway.testing import (
+    ROOT,
+    Answer,
+    Backend,
+    GatewayProcess,
+    backends,
+    environment,
+    eventually,
+    free_port,
+)
 
 pytestmark = pytest.mark.timeout(100)
 
 
 def gateway_command(*arguments: str, timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "services.gateway", *arguments], cwd=ROOT, env=environment(),
-                          capture_output=True, text=True, timeout=timeout_s, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "services.gateway", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
 
 
 def ended(pid: int) -> bool:
@@ -61,10 +77,19 @@ def test_a_missing_file_a_taken_port_and_bad_flags_fail_fast_and_clearly(nodes: 
         cases = [
             (["serve", "--nodes", "/nowhere/nodes.txt", "--listen", "127.0.0.1:0"], "No such file"),
             (["check", "--nodes", "/nowhere/nodes.txt"], "No such file"),
-            (["serve", "--nodes", str(nodes), "--listen", used, "--admin", "127.0.0.1:0"], "choose another port with --listen"),
-            (["serve", "--nodes", str(nodes), "--listen", "127.0.0.1:0", "--admin", used], "choose another address with --admin"),
+            (
+                ["serve", "--nodes", str(nodes), "--listen", used, "--admin", "127.0.0.1:0"],
+                "choose another port with --listen",
+            ),
+            (
+                ["serve", "--nodes", str(nodes), "--listen", "127.0.0.1:0", "--admin", used],
+                "choose another address with --admin",
+            ),
             (["serve", "--nodes", str(nodes), "--listen", "nonsense"], "expected HOST:PORT"),
-            (["serve", "--nodes", str(nodes), "--listen", "203.0.113.1:80", "--admin", "127.0.0.1:0"], "cannot listen on"),
+            (
+                ["serve", "--nodes", str(nodes), "--listen", "203.0.113.1:80", "--admin", "127.0.0.1:0"],
+                "cannot listen on",
+            ),
         ]
         for arguments, message in cases:
             started = time.monotonic()
@@ -77,7 +102,9 @@ def test_a_missing_file_a_taken_port_and_bad_flags_fail_fast_and_clearly(nodes: 
 
 def test_a_port_of_another_gateway_is_taken(nodes: Path) -> None:
     with GatewayProcess(nodes) as running:
-        done = gateway_command("serve", "--nodes", str(nodes), "--listen", running.address, "--admin", "127.0.0.1:0")
+        done = gateway_command(
+            "serve", "--nodes", str(nodes), "--listen", running.address, "--admin", "127.0.0.1:0"
+        )
         assert done.returncode == 2
         assert "Address already in use" in done.stderr
 
@@ -94,8 +121,12 @@ def test_sigterm_finishes_the_calls_in_flight_and_exits_0(nodes: Path) -> None:
             eventually(lambda: len(server.calls) == 1, "the call is at the backend")
             gateway.terminate()
             health = health_pb2_grpc.HealthStub(gateway.channel)
-            eventually(lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=2).status
-                       == health_pb2.HealthCheckResponse.NOT_SERVING, "health is NOT_SERVING", 2)
+            eventually(
+                lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=2).status
+                == health_pb2.HealthCheckResponse.NOT_SERVING,
+                "health is NOT_SERVING",
+                2,
+            )
             assert gateway.wait() == 0
             thread.join(5)
             assert answers[0].code == grpc.StatusCode.OK
@@ -124,8 +155,12 @@ def test_a_crashed_envoy_is_started_again_with_the_table_on_the_same_port(nodes:
         with GatewayProcess(nodes) as gateway:
             assert gateway.predict("a-69").code == grpc.StatusCode.OK
             os.kill(gateway.status()["gateway"]["envoy_pid"], signal.SIGKILL)
-            eventually(lambda: gateway.predict("a-69").code == grpc.StatusCode.OK and gateway.status()["gateway"]["ready"],
-                       "it answers again", 10)
+            eventually(
+                lambda: gateway.predict("a-69").code == grpc.StatusCode.OK
+                and gateway.status()["gateway"]["ready"],
+                "it answers again",
+                10,
+            )
             assert gateway.status()["gateway"]["envoy_restarts"] == 1
             assert "starting it again" in gateway.log
 
@@ -183,6 +218,8 @@ def test_a_thousand_tasks_load_in_seconds_and_an_edit_is_as_fast_as_with_one(nod
                 assert gateway.predict(f"a-{task}").code == grpc.StatusCode.OK
             edited = time.monotonic()
             gateway.write_nodes("".join(lines) + f"5000=5000,{server.address}\n")
-            eventually(lambda: gateway.predict("a-5000").code == grpc.StatusCode.OK, "the new task takes calls", 5)
+            eventually(
+                lambda: gateway.predict("a-5000").code == grpc.StatusCode.OK, "the new task takes calls", 5
+            )
             assert time.monotonic() - edited < 3
             assert len(gateway.status()["tasks"]) == 1001

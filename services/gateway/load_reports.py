@@ -51,11 +51,11 @@ class LoadReports:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service for a grpc.aio server."""
-        return stream_handler(_SERVICE, "StreamLoadStats", "envoy.service.load_stats.v3.LoadStatsRequest", self._stream)
+        return stream_handler(
+            _SERVICE, "StreamLoadStats", "envoy.service.load_stats.v3.LoadStatsRequest", self._stream
+        )
 
-    async def _stream(
-        self, request_iterator: AsyncIterator[Any], context: object
-    ) -> AsyncIterator[Any]:
+    async def _stream(self, request_iterator: AsyncIterator[Any], context: object) -> AsyncIterator[Any]:
         first = True
         async for request in request_iterator:
             if first:

@@ -74,6 +74,7 @@ METHODS: tuple[Method, ...] = (
 def lua_table() -> str:
     """METHODS as a Lua table constructor, keyed by path."""
     rows = (
-        f'["{m.path}"]={{key="{m.key}",target="{m.target}",streaming={str(m.streaming).lower()}}}' for m in METHODS
+        f'["{m.path}"]={{key="{m.key}",target="{m.target}",streaming={str(m.streaming).lower()}}}'
+        for m in METHODS
     )
     return "{" + ",\n".join(rows) + "}"

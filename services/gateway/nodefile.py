@@ -1,7 +1,8 @@
 """The node file: one task a line, `<task id>=<timeout ms>,<host:port>,<host:port>...`.
 
-`#` starts a comment, blank lines are skipped, spaces around the parts do not matter, and the timeout may be left
-out (100 ms, as in the system that this format comes from). Parsing is pure and reports every error at once.
+`#` starts a comment, blank lines are skipped, spaces around the parts do not matter, and the timeout may be
+left out (100 ms, as in the system that this format comes from). Parsing is pure and reports every error at
+once.
 """
 
 from __future__ import annotations
@@ -60,9 +61,15 @@ def parse(data: bytes) -> Table:
             continue
         first = tasks.setdefault(task.task_id, task)
         if first is not task:
-            errors.append(NodeFileError(
-                number, "task", f"{task.task_id} is already on line {first.line}", "each task on one line",
-                "put all of its instances on one line, separated by commas"))
+            errors.append(
+                NodeFileError(
+                    number,
+                    "task",
+                    f"{task.task_id} is already on line {first.line}",
+                    "each task on one line",
+                    "put all of its instances on one line, separated by commas",
+                )
+            )
     if not tasks and not errors:
         # An editor that truncates before it writes must not empty a running gateway.
         errors.append(NodeFileError(0, "file", "has no task", "at least one task line", f"write: {EXAMPLE}"))
@@ -72,7 +79,7 @@ def parse(data: bytes) -> Table:
 
 
 def _parse_line(number: int, line: str, errors: list[NodeFileError]) -> Task | None:
-    """The task of one line; None when it has no usable task id. Other errors are added and parsing goes on."""
+    """The task of one line; None when it has no usable id. Other errors are added and parsing goes on."""
     name, equals, rest = line.partition("=")
     if not equals:
         errors.append(NodeFileError(number, "line", f"{line!r} has no '='", EXAMPLE))
@@ -93,8 +100,15 @@ def _task_id(number: int, text: str, errors: list[NodeFileError]) -> int | None:
     expected = f"a whole number from 1 to {MAX_TASK_ID}"
     value = _whole(text)
     if value is None or not 1 <= value <= MAX_TASK_ID:
-        errors.append(NodeFileError(number, "task", f"{text!r} is not a task id", expected,
-                                    "the digits after the last '-' of the model's name: 69 for textcnn-69"))
+        errors.append(
+            NodeFileError(
+                number,
+                "task",
+                f"{text!r} is not a task id",
+                expected,
+                "the digits after the last '-' of the model's name: 69 for textcnn-69",
+            )
+        )
         return None
     if text.startswith("0"):
         errors.append(NodeFileError(number, "task", f"{text!r} starts with 0", expected, f"write {value}"))
@@ -110,8 +124,15 @@ def _timeout(number: int, text: str, errors: list[NodeFileError]) -> int:
         hint = "write milliseconds as a bare number: 100"
         if not any(c.isdigit() for c in text):
             hint = f"the timeout comes first, then host:port: {EXAMPLE}"
-        errors.append(NodeFileError(number, "timeout", f"{text!r} is not a timeout",
-                                    f"milliseconds from 1 to {MAX_TIMEOUT_MS}", hint))
+        errors.append(
+            NodeFileError(
+                number,
+                "timeout",
+                f"{text!r} is not a timeout",
+                f"milliseconds from 1 to {MAX_TIMEOUT_MS}",
+                hint,
+            )
+        )
         return DEFAULT_TIMEOUT_MS
     return value
 
@@ -131,8 +152,11 @@ def _endpoints(number: int, parts: list[str], errors: list[NodeFileError]) -> tu
             errors.append(NodeFileError(number, field, str(error), error.expected, error.hint))
             continue
         if endpoint in found:
-            errors.append(NodeFileError(number, field, f"{endpoint} is there twice", "each endpoint once",
-                                        "remove one of the two"))
+            errors.append(
+                NodeFileError(
+                    number, field, f"{endpoint} is there twice", "each endpoint once", "remove one of the two"
+                )
+            )
         found[endpoint] = None
     return tuple(found)
 

@@ -18,7 +18,8 @@ def errors_of(text: str | bytes) -> list[str]:
 def test_the_published_example_reads() -> None:
     table = parse(b"100=100,172.11.71.188:8888,172.11.71.188:8866\n69=1000,172.11.71.187:8866\n")
     assert table.tasks[100] == Task(
-        100, 100, (Endpoint("172.11.71.188", 8888), Endpoint("172.11.71.188", 8866)))
+        100, 100, (Endpoint("172.11.71.188", 8888), Endpoint("172.11.71.188", 8866))
+    )
     assert table.tasks[69].timeout_ms == 1000
     assert table.tasks[69].line == 2
 
@@ -69,17 +70,27 @@ def test_each_error_names_line_field_and_remedy(text: str | bytes, expected: str
 
 def test_every_error_is_reported_at_once_in_order() -> None:
     found = errors_of("x=1,a:1\n1=oops,a,b:1\n2=5,c:1\njunk\n")
-    assert [error.split(": ")[0] for error in found] == ["nodes.txt:1", "nodes.txt:2", "nodes.txt:2", "nodes.txt:4"]
+    assert [error.split(": ")[0] for error in found] == [
+        "nodes.txt:1",
+        "nodes.txt:2",
+        "nodes.txt:2",
+        "nodes.txt:4",
+    ]
 
 
 TASKS = st.dictionaries(
     st.integers(1, MAX_TASK_ID),
     st.tuples(
         st.integers(1, MAX_TIMEOUT_MS),
-        st.lists(st.builds(lambda a, p: Endpoint(str(a), p), st.ip_addresses(), st.integers(1, 65535)),
-                 min_size=1, max_size=5, unique=True),
+        st.lists(
+            st.builds(lambda a, p: Endpoint(str(a), p), st.ip_addresses(), st.integers(1, 65535)),
+            min_size=1,
+            max_size=5,
+            unique=True,
+        ),
     ),
-    min_size=1, max_size=8,
+    min_size=1,
+    max_size=8,
 )
 
 

@@ -56,27 +56,42 @@ class OwnServices:
         self._reflection = ReflectionServicer(SERVICES, descriptor_pool())
 
     def register(self, server: grpc.aio.Server) -> None:
-        server.add_generic_rpc_handlers([
-            grpc.method_handlers_generic_handler(HEALTH, {
-                "Check": grpc.unary_unary_rpc_method_handler(
-                    self._check, health_pb2.HealthCheckRequest.FromString, _serialize),
-                "Watch": grpc.unary_stream_rpc_method_handler(
-                    self._watch, health_pb2.HealthCheckRequest.FromString, _serialize),
-            }),
-            grpc.method_handlers_generic_handler(KSERVE, {
-                "ServerLive": _kserve(inference_pb2.ServerLiveRequest, self._live),
-                "ServerReady": _kserve(inference_pb2.ServerReadyRequest, self._ready),
-                "ServerMetadata": _kserve(inference_pb2.ServerMetadataRequest, self._metadata),
-            }),
-            *[
-                grpc.method_handlers_generic_handler(service, {
-                    "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
-                        self._reflection.ServerReflectionInfo,
-                        reflection_pb2.ServerReflectionRequest.FromString, _serialize),
-                })
-                for service in REFLECTION
-            ],
-        ])
+        server.add_generic_rpc_handlers(
+            [
+                grpc.method_handlers_generic_handler(
+                    HEALTH,
+                    {
+                        "Check": grpc.unary_unary_rpc_method_handler(
+                            self._check, health_pb2.HealthCheckRequest.FromString, _serialize
+                        ),
+                        "Watch": grpc.unary_stream_rpc_method_handler(
+                            self._watch, health_pb2.HealthCheckRequest.FromString, _serialize
+                        ),
+                    },
+                ),
+                grpc.method_handlers_generic_handler(
+                    KSERVE,
+                    {
+                        "ServerLive": _kserve(inference_pb2.ServerLiveRequest, self._live),
+                        "ServerReady": _kserve(inference_pb2.ServerReadyRequest, self._ready),
+                        "ServerMetadata": _kserve(inference_pb2.ServerMetadataRequest, self._metadata),
+                    },
+                ),
+                *[
+                    grpc.method_handlers_generic_handler(
+                        service,
+                        {
+                            "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
+                                self._reflection.ServerReflectionInfo,
+                                reflection_pb2.ServerReflectionRequest.FromString,
+                                _serialize,
+                            ),
+                        },
+                    )
+                    for service in REFLECTION
+                ],
+            ]
+        )
 
     async def _check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]

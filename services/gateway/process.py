@@ -31,8 +31,9 @@ def envoy_path() -> Path:
     return path
 
 
-# Runs between us and Envoy, in the child: be killed when the control plane is, even by SIGKILL, then become Envoy.
-# An interpreter of its own because Python code between fork and exec is not safe beside gRPC's threads.
+# Runs between us and Envoy, in the child: be killed when the control plane is, even by SIGKILL, then become
+# Envoy. An interpreter of its own because Python code between fork and exec is not safe beside gRPC's
+# threads.
 _DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -54,13 +55,17 @@ class EnvoyAdmin:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    async def call(self, target: str, *, method: str = "GET", timeout_s: float = _ADMIN_TIMEOUT_S) -> AdminReply:
+    async def call(
+        self, target: str, *, method: str = "GET", timeout_s: float = _ADMIN_TIMEOUT_S
+    ) -> AdminReply:
         """One request. Raises OSError (also TimeoutError) when Envoy does not answer."""
         async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_unix_connection(self._path)
             try:
-                writer.write(f"{method} {target} HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n"
-                             "Content-Length: 0\r\n\r\n".encode())
+                writer.write(
+                    f"{method} {target} HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n"
+                    "Content-Length: 0\r\n\r\n".encode()
+                )
                 await writer.drain()
                 raw = await reader.read(-1)
             finally:
@@ -105,7 +110,8 @@ class EnvoyAdmin:
 
 def _unchunk(data: bytes) -> bytes:
     """The body in HTTP/1.1 chunks. Raises OSError when it was cut short."""
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while True:
         line_end = data.find(b"\r\n", at)
         try:
@@ -130,20 +136,43 @@ class EnvoyProcess:
 
     @classmethod
     async def start(
-        cls, config: Mapping[str, Any], directory: Path, admin_socket: str, *, concurrency: int, drain_s: float,
+        cls,
+        config: Mapping[str, Any],
+        directory: Path,
+        admin_socket: str,
+        *,
+        concurrency: int,
+        drain_s: float,
         log_level: str,
     ) -> EnvoyProcess:
         """Writes the bootstrap into the directory and starts Envoy on it. Its log goes to our stderr."""
         path = directory / "envoy.json"
         path.write_text(json.dumps(config))
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()),
-            str(envoy_path()), "--config-path", str(path), "--disable-hot-restart",
-            "--concurrency", str(concurrency), "--log-level", log_level, "--log-format", "%Y-%m-%d %T.%e envoy[%l] %v",
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            _DIE_WITH_PARENT,
+            str(os.getpid()),
+            str(envoy_path()),
+            "--config-path",
+            str(path),
+            "--disable-hot-restart",
+            "--concurrency",
+            str(concurrency),
+            "--log-level",
+            log_level,
+            "--log-format",
+            "%Y-%m-%d %T.%e envoy[%l] %v",
             # Calls in flight are waited for by us; Envoy's own drain only spreads the GOAWAYs.
-            "--drain-time-s", str(max(1, round(drain_s))), "--drain-strategy", "immediate",
+            "--drain-time-s",
+            str(max(1, round(drain_s))),
+            "--drain-strategy",
+            "immediate",
             "--skip-deprecated-logs",  # a warning for every route otherwise
-            stdin=asyncio.subprocess.DEVNULL, stdout=2,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=2,
             # A Ctrl-C in the terminal is for the control plane, which then drains: Envoy must not see it.
             start_new_session=True,
         )
@@ -172,11 +201,10 @@ class EnvoyProcess:
 
 
 def check_port_free(host: str, port: int) -> None:
-    """Raises OSError when the address cannot be listened on. Envoy shares ports by SO_REUSEPORT and would not say."""
+    """Raises OSError when the address is taken: Envoy shares ports by SO_REUSEPORT and would not say."""
     if port == 0:
         return
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host, port))
-

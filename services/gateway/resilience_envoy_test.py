@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -48,9 +49,15 @@ def test_killing_one_of_two_instances_under_load_loses_no_call(nodes: Path) -> N
             assert set(served(load.answers)) == {one.address, two.address}
             assert served(load.answers[-100:]) == {two.address: 100}
             # Back on its old address it takes calls again, without an edit.
-            with BackendProcess(port=one.port, delay_s=0.01), Load(lambda: gateway.predict("a-69"), threads=4):
-                eventually(lambda: gateway.predict("a-69").metadata["x-dl-instance"] == one.address, "it takes calls again",
-                           20)
+            with (
+                BackendProcess(port=one.port, delay_s=0.01),
+                Load(lambda: gateway.predict("a-69"), threads=4),
+            ):
+                eventually(
+                    lambda: gateway.predict("a-69").metadata["x-dl-instance"] == one.address,
+                    "it takes calls again",
+                    20,
+                )
 
 
 def test_edits_under_load_move_the_traffic_and_lose_no_call(nodes: Path) -> None:
@@ -63,8 +70,11 @@ def test_edits_under_load_move_the_traffic_and_lose_no_call(nodes: Path) -> None
                 server = servers[edit % 3]
                 mark = len(load.answers)
                 gateway.write_nodes(f"69={5000 + edit},{server.address}\n{edit}=100,{server.address}\n")
-                eventually(lambda: served(load.answers[mark:])[server.address] > 0,  # noqa: B023 (used at once)
-                           "the traffic moved", 2.0)
+                eventually(
+                    lambda: served(load.answers[mark:])[server.address] > 0,  # noqa: B023 (used at once)
+                    "the traffic moved",
+                    2.0,
+                )
         assert load.failures() == []
 
 
@@ -87,7 +97,10 @@ def test_calls_in_flight_finish_on_an_instance_and_a_task_that_are_removed(nodes
         nodes.write_text(f"69=5000,{slow.address}\n70=5000,{slow.address}\n")
         with GatewayProcess(nodes) as gateway:
             answers: list[Answer] = []
-            threads = [threading.Thread(target=lambda n=name: answers.append(gateway.predict(n))) for name in ("a-69", "a-70")]
+            threads = [
+                threading.Thread(target=lambda n=name: answers.append(gateway.predict(n)))
+                for name in ("a-69", "a-70")
+            ]
             for thread in threads:
                 thread.start()
             eventually(lambda: len(slow.calls) == 2, "both calls are at the backend")
@@ -123,7 +136,9 @@ def test_a_bad_edit_changes_nothing_and_says_all_that_is_wrong(nodes: Path) -> N
 
 def test_a_call_is_retried_once_on_another_instance_and_only_when_it_was_not_answered(nodes: Path) -> None:
     with backends(2) as (one, two):
-        nodes.write_text(f"69=5000,{one.address},{two.address}\n70=5000,127.0.0.1:{free_port()},{two.address}\n")
+        nodes.write_text(
+            f"69=5000,{one.address},{two.address}\n70=5000,127.0.0.1:{free_port()},{two.address}\n"
+        )
         with GatewayProcess(nodes) as gateway:
             # Refused connections and a draining backend's UNAVAILABLE go to the other instance ...
             assert {gateway.predict("a-70").code for _ in range(30)} == {grpc.StatusCode.OK}
@@ -164,8 +179,11 @@ def test_a_failing_instance_loses_its_share_by_weight_and_gets_it_back(nodes: Pa
     with backends(2) as (bad, good):
         nodes.write_text(f"69=5000,{bad.address},{good.address}\n")
         with GatewayProcess(nodes) as gateway:
-            def weight() -> int:
-                return {i["address"]: i["weight"] for i in gateway.status()["tasks"]["69"]["instances"]}[bad.address]
+
+            def weight() -> Any:
+                return {i["address"]: i["weight"] for i in gateway.status()["tasks"]["69"]["instances"]}[
+                    bad.address
+                ]
 
             bad.status = grpc.StatusCode.INTERNAL
             with Load(lambda: gateway.predict("a-69"), threads=4) as load:
@@ -185,8 +203,8 @@ def test_a_gateway_that_drains_loses_no_call(nodes: Path) -> None:
         nodes.write_text(f"69=5000,{server.address}\n")
         with GatewayProcess(nodes) as staying, GatewayProcess(nodes) as leaving:
             channel = grpc.insecure_channel(
-                f"ipv4:{staying.address},{leaving.address}",
-                options=[("grpc.lb_policy_name", "round_robin")])
+                f"ipv4:{staying.address},{leaving.address}", options=[("grpc.lb_policy_name", "round_robin")]
+            )
             request = predict_request("a-69")
             with channel, Load(lambda: call(channel, WPAI_PATH + "Predict", request), threads=8) as load:
                 time.sleep(1.0)

@@ -68,8 +68,12 @@ class Resolver:
             text = str(error) or f"no answer within {LOOKUP_TIMEOUT_S:g} s"
             if self._errors.get(name) != text:
                 kept = self._addresses.get(name)
-                log.warning("cannot resolve %s: %s; %s", name, text,
-                            f"keeping {', '.join(kept)}" if kept else "its instances are left out until it resolves")
+                log.warning(
+                    "cannot resolve %s: %s; %s",
+                    name,
+                    text,
+                    f"keeping {', '.join(kept)}" if kept else "its instances are left out until it resolves",
+                )
             self._errors[name] = text
             return False
         self._errors.pop(name, None)

@@ -7,14 +7,23 @@ import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from google.protobuf import struct_pb2
 
 from libs.proto import inference_pb2, seldon_pb2, tensorflow_serving_pb2
-from services.gateway.methods import KSERVE, METHODS, PREDICTION, SELDON, SELDON_MODEL, Key
-from services.gateway.testing import WPAI_PATH, Backend, GatewayProcess, backends, field_bytes, predict_request, varint
+from services.gateway.methods import KSERVE, METHODS, PREDICTION, SELDON_MODEL, Key
+from services.gateway.testing import (
+    WPAI_PATH,
+    Backend,
+    GatewayProcess,
+    backends,
+    field_bytes,
+    predict_request,
+    varint,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -34,13 +43,13 @@ Setup = tuple[GatewayProcess, dict[int, Backend]]
 
 
 def routed(setup: Setup, path: str, body: bytes, **how: object) -> tuple[int, str]:
-    """The task and the method that a call reached. Raises AssertionError with the status of one that reached none."""
+    """The task and the method that a call reached. Raises AssertionError when it reached none."""
     gateway, tasks = setup
     before = {task: len(server.calls) for task, server in tasks.items()}
     answer = gateway.call(path, body, **how)  # type: ignore[arg-type]
     assert answer.code == grpc.StatusCode.OK, (answer.code, answer.message)
     assert answer.body == body
-    (task,) = [t for t, server in tasks.items() if len(server.calls) > before[t]]
+    (task,) = (t for t, server in tasks.items() if len(server.calls) > before[t])
     assert answer.metadata["x-dl-instance"] == tasks[task].address
     return task, tasks[task].calls[-1].method
 
@@ -51,7 +60,7 @@ def refused(setup: Setup, path: str, body: bytes, **how: object) -> str:
     return answer.message
 
 
-def seldon(task: object, **fields: object) -> bytes:
+def seldon(task: object, **fields: Any) -> bytes:
     message = seldon_pb2.SeldonMessage(**fields)
     value = message.meta.tags["taskId"]
     if isinstance(task, str):
@@ -72,17 +81,25 @@ def spec(name: str) -> bytes:
 def test_the_four_methods_reach_the_backends_own(setup: Setup) -> None:
     infer = inference_pb2.ModelInferRequest(model_name="resnet-39", raw_input_contents=[bytes(1000)])
     assert routed(setup, WPAI_PATH + "Predict", spec("textcnn-69")) == (69, f"/{PREDICTION}/Predict")
-    assert routed(setup, WPAI_PATH + "PytorchPredict", seldon(39, binData=b"png")) == (39, f"/{SELDON_MODEL}/Predict")
+    assert routed(setup, WPAI_PATH + "PytorchPredict", seldon(39, binData=b"png")) == (
+        39,
+        f"/{SELDON_MODEL}/Predict",
+    )
     assert routed(setup, WPAI_PATH + "CaffePredict", seldon("69")) == (69, f"/{SELDON_MODEL}/Predict")
     assert routed(setup, WPAI_PATH + "TisPredict", infer.SerializeToString()) == (39, f"/{KSERVE}/ModelInfer")
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m.key in (Key.SPEC, Key.NAME, Key.TASKS, Key.FEEDBACK, Key.META)],
-                         ids=lambda m: m.path.rpartition(".")[2])
+@pytest.mark.parametrize(
+    "method",
+    [m for m in METHODS if m.key in (Key.SPEC, Key.NAME, Key.TASKS, Key.FEEDBACK, Key.META)],
+    ids=lambda m: m.path.rpartition(".")[2],
+)
 def test_every_method_with_a_name_in_its_body(setup: Setup, method: object) -> None:
     bodies = {
-        Key.NAME: field_bytes(1, b"m-69"), Key.SPEC: predict_request("m-69"),
-        Key.TASKS: field_bytes(1, predict_request("m-69")), Key.META: seldon(69),
+        Key.NAME: field_bytes(1, b"m-69"),
+        Key.SPEC: predict_request("m-69"),
+        Key.TASKS: field_bytes(1, predict_request("m-69")),
+        Key.META: seldon(69),
         Key.FEEDBACK: field_bytes(1, seldon(69)),
     }
     key, path, target = method.key, method.path, method.target  # type: ignore[attr-defined]
@@ -99,16 +116,32 @@ def test_a_tag_is_a_number_or_digits(setup: Setup, task: float | str) -> None:
     assert routed(setup, WPAI_PATH + "PytorchPredict", seldon(task))[0] == int(task)
 
 
-@pytest.mark.parametrize("name", ["", "textcnn", "textcnn-", "textcnn-6a", "-", "69-textcnn", "a-0", "a-2147483648",
-                                  "a-99999999999999999999", "a-六九", "a- 69"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "textcnn",
+        "textcnn-",
+        "textcnn-6a",
+        "-",
+        "69-textcnn",
+        "a-0",
+        "a-2147483648",
+        "a-99999999999999999999",
+        "a-六九",
+        "a- 69",
+    ],
+)
 def test_a_name_without_a_task_is_refused_by_name(setup: Setup, name: str) -> None:
     message = refused(setup, WPAI_PATH + "Predict", spec(name))
     assert "model_spec.name" in message
     assert "like textcnn-69" in message or "has no" in message
 
 
-@pytest.mark.parametrize("task", [39.5, -39.0, 0.0, 2147483648.0, float("nan"), float("inf"), 1e300, 5e-324, "", "x", "-1",
-                                  "6 9", None])
+@pytest.mark.parametrize(
+    "task",
+    [39.5, -39.0, 0.0, 2147483648.0, float("nan"), float("inf"), 1e300, 5e-324, "", "x", "-1", "6 9", None],
+)
 def test_a_tag_that_is_no_task_is_refused(setup: Setup, task: object) -> None:
     assert "taskId" in refused(setup, WPAI_PATH + "PytorchPredict", seldon(task))
 
@@ -119,13 +152,14 @@ def test_other_tags_and_data_before_the_meta_do_not_matter(setup: Setup) -> None
     for name in ("TaskId", "taskid", "taskIdx", "a", "z"):
         message.meta.tags[name].number_value = 39
     message.meta.tags["list"].list_value.values.append(struct_list_value(message))
-    meta = message.meta.SerializeToString() + field_bytes(2, field_bytes(1, b"taskId") + field_bytes(
-        2, b"\x11" + struct.pack("<d", 69)))
+    meta = message.meta.SerializeToString() + field_bytes(
+        2, field_bytes(1, b"taskId") + field_bytes(2, b"\x11" + struct.pack("<d", 69))
+    )
     body = field_bytes(4, bytes(100_000)) + field_bytes(2, meta)
     assert routed(setup, WPAI_PATH + "PytorchPredict", body)[0] == 69
 
 
-def struct_list_value(message: seldon_pb2.SeldonMessage) -> object:
+def struct_list_value(message: seldon_pb2.SeldonMessage) -> Any:
     value = message.meta.tags["other"]
     value.string_value = struct_pb2.Value(string_value="taskId").string_value
     return value
@@ -152,7 +186,9 @@ def test_the_header_routes_and_the_body_is_not_looked_at(setup: Setup) -> None:
 
 @pytest.mark.parametrize("value", ["gateway", "textcnn-69", "-1", "0", "6 9", "2147483648", "69,39"])
 def test_a_header_that_is_no_task_is_refused(setup: Setup, value: str) -> None:
-    assert "x-dl-task" in refused(setup, WPAI_PATH + "Predict", spec("textcnn-69"), metadata=[("x-dl-task", value)])
+    assert "x-dl-task" in refused(
+        setup, WPAI_PATH + "Predict", spec("textcnn-69"), metadata=[("x-dl-task", value)]
+    )
 
 
 def test_two_headers_do_not_smuggle(setup: Setup) -> None:
@@ -160,8 +196,11 @@ def test_two_headers_do_not_smuggle(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
-@pytest.mark.parametrize("payload", [b"", bytes(50_000), b"abc" * 1000, str(list(range(3000))).encode(),
-                                     random.Random(1).randbytes(500)], ids=len)
+@pytest.mark.parametrize(
+    "payload",
+    [b"", bytes(50_000), b"abc" * 1000, str(list(range(3000))).encode(), random.Random(1).randbytes(500)],
+    ids=len,
+)
 def test_compressed_requests(setup: Setup, compression: grpc.Compression, payload: bytes) -> None:
     body = predict_request("textcnn-69", payload)
     assert routed(setup, WPAI_PATH + "Predict", body, compression=compression)[0] == 69
@@ -171,9 +210,19 @@ def test_compressed_requests(setup: Setup, compression: grpc.Compression, payloa
 
 def test_a_compressed_request_with_its_key_out_of_reach_says_what_to_do(setup: Setup) -> None:
     body = field_bytes(4, bytes(200_000)) + seldon(39)
-    assert "x-dl-task" in refused(setup, WPAI_PATH + "PytorchPredict", body, compression=grpc.Compression.Gzip)
-    assert routed(setup, WPAI_PATH + "PytorchPredict", body, compression=grpc.Compression.Gzip,
-                  metadata=[("x-dl-task", "39")])[0] == 39
+    assert "x-dl-task" in refused(
+        setup, WPAI_PATH + "PytorchPredict", body, compression=grpc.Compression.Gzip
+    )
+    assert (
+        routed(
+            setup,
+            WPAI_PATH + "PytorchPredict",
+            body,
+            compression=grpc.Compression.Gzip,
+            metadata=[("x-dl-task", "39")],
+        )[0]
+        == 39
+    )
 
 
 def test_a_stream_needs_the_header_and_then_flows_both_ways(setup: Setup) -> None:
@@ -198,7 +247,11 @@ def test_a_stream_needs_the_header_and_then_flows_both_ways(setup: Setup) -> Non
 
 def test_malformed_messages_get_a_status_whatever_they_are(setup: Setup) -> None:
     rng = random.Random(69)
-    samples = [spec("textcnn-69"), seldon(39, binData=b"x" * 50), field_bytes(1, b"a-69") + field_bytes(5, b"y" * 40)]
+    samples = [
+        spec("textcnn-69"),
+        seldon(39, binData=b"x" * 50),
+        field_bytes(1, b"a-69") + field_bytes(5, b"y" * 40),
+    ]
     paths = [WPAI_PATH + "Predict", WPAI_PATH + "PytorchPredict", WPAI_PATH + "TisPredict"]
     expected = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
     for sample, path in zip(samples, paths, strict=True):

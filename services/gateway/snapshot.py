@@ -24,13 +24,15 @@ _Route = message_class("envoy.config.route.v3.Route")
 _RouteConfiguration = message_class("envoy.config.route.v3.RouteConfiguration")
 _VirtualHost = message_class("envoy.config.route.v3.VirtualHost")
 
+_TYPE = "type.googleapis.com/"
+
 Pools = Mapping[str, Sequence[Endpoint]]
 Weights = Mapping[str, Mapping[Endpoint, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One xDS resource, ready to send. The version is a hash of the bytes, so equal content is never resent."""
+    """One xDS resource, ready to send. Its version is a hash: equal content is never resent."""
 
     body: Any  # google.protobuf.Any
     version: str
@@ -69,7 +71,9 @@ def build(table: Table, pools: Pools, weights: Weights) -> Snapshot:
     return Snapshot(
         clusters={task.cluster: _resource(_cluster(task)) for task in table.tasks.values()},
         endpoints={
-            task.cluster: load_assignment(task.cluster, pools.get(task.cluster, ()), weights.get(task.cluster, {}))
+            task.cluster: load_assignment(
+                task.cluster, pools.get(task.cluster, ()), weights.get(task.cluster, {})
+            )
             for task in table.tasks.values()
         },
         routes=_resource(_routes(table)),
@@ -98,68 +102,92 @@ def _resource(message: Message) -> Resource:
     return Resource(body, hashlib.blake2b(body.value, digest_size=8).hexdigest())
 
 
-# The same for every task, so that no edit of the node file changes a cluster that carries traffic: what a line
-# says goes into its route (timeout) and its load assignment (instances).
+# The same for every task, so that no edit of the node file changes a cluster that carries traffic: what a
+# line says goes into its route (timeout) and its load assignment (instances).
 _CLUSTER: dict[str, Any] = {
     "type": "EDS",
-    "eds_cluster_config": {"eds_config": {
-        "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "5s"}},
-    # Instances are a few milliseconds away; a connection attempt that takes longer than this is better spent on
-    # another one, within the deadline.
+    "eds_cluster_config": {
+        "eds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "5s"}
+    },
+    # Instances are a few milliseconds away; a connection attempt that takes longer than this is better spent
+    # on another one, within the deadline.
     "connect_timeout": "0.25s",
-    # Least loaded of two random instances, by calls in flight, since model calls differ in cost. Where weights
-    # differ Envoy divides them by the calls in flight.
+    # Least loaded of two random instances, by calls in flight, since model calls differ in cost. Where
+    # weights differ Envoy divides them by the calls in flight.
     "lb_policy": "LEAST_REQUEST",
-    "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-        "common_http_protocol_options": {"idle_timeout": "600s"},
-        "explicit_http_config": {"http2_protocol_options": {
-            "max_concurrent_streams": 1024,
-            "initial_stream_window_size": 1 << 20,
-            "initial_connection_window_size": 16 << 20,
-            # Asks a connection that was idle for a sign of life before it carries a call. No pings at fixed
-            # intervals: gRPC servers take them for abuse (two may come without data in between) and then break
-            # off the calls in flight, so any call of more than a few seconds would fail.
-            "connection_keepalive": {"connection_idle_interval": "5s", "timeout": "1s"},
-        }},
-    }},
+    "typed_extension_protocol_options": {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": f"{_TYPE}envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "common_http_protocol_options": {"idle_timeout": "600s"},
+            "explicit_http_config": {
+                "http2_protocol_options": {
+                    "max_concurrent_streams": 1024,
+                    "initial_stream_window_size": 1 << 20,
+                    "initial_connection_window_size": 16 << 20,
+                    # Asks a connection that was idle for a sign of life before it carries a call. No pings at
+                    # fixed intervals: gRPC servers take them for abuse (two may come without data in between)
+                    # and then break off the calls in flight, so any call of more than a few seconds would
+                    # fail.
+                    "connection_keepalive": {"connection_idle_interval": "5s", "timeout": "1s"},
+                }
+            },
+        }
+    },
     "common_lb_config": {
-        # When no instance is known to be healthy, try them all: refused connections answer UNAVAILABLE as fast,
-        # and a pool whose instances were all replaced takes calls before their first check is over.
+        # When no instance is known to be healthy, try them all: refused connections answer UNAVAILABLE as
+        # fast, and a pool whose instances were all replaced takes calls before their first check is over.
         "healthy_panic_threshold": {"value": 1},
         # Envoy would otherwise hold back updates of health and weight for a second, to merge them.
         "update_merge_window": "0s",
     },
     # A TCP connection proves that the process listens, whatever protocol the backend speaks. The first check
-    # runs when an instance is added, and one success is enough then. A refusal is known at once; the timeout is for
-    # silence, and long enough for the thousands of checks that a large table starts at the same moment. Idle pools
-    # are checked seldom: thousands of tasks must not cost thousands of connections a second.
-    "health_checks": [{
-        "timeout": "2s", "interval": "1s", "interval_jitter": "0.2s",
-        "no_traffic_interval": "5s", "no_traffic_healthy_interval": "15s",
-        "unhealthy_interval": "0.5s", "unhealthy_threshold": 2, "healthy_threshold": 1,
-        "tcp_health_check": {},
-    }],
+    # runs when an instance is added, and one success is enough then. A refusal is known at once; the timeout
+    # is for silence, and long enough for the thousands of checks that a large table starts at the same
+    # moment. Idle pools are checked seldom: thousands of tasks must not cost thousands of connections a
+    # second.
+    "health_checks": [
+        {
+            "timeout": "2s",
+            "interval": "1s",
+            "interval_jitter": "0.2s",
+            "no_traffic_interval": "5s",
+            "no_traffic_healthy_interval": "15s",
+            "unhealthy_interval": "0.5s",
+            "unhealthy_threshold": 2,
+            "healthy_threshold": 1,
+            "tcp_health_check": {},
+        }
+    ],
     # A removed instance leaves at once, and its calls in flight finish.
     "ignore_health_on_host_removal": True,
     # What calls themselves show. Local origin: refused, reset, timed out. The ejection is short because an
     # impatient caller's timeouts also count; it grows with each repetition.
     "outlier_detection": {
         "split_external_local_origin_errors": True,
-        "consecutive_local_origin_failure": 5, "enforcing_consecutive_local_origin_failure": 100,
-        "consecutive_gateway_failure": 5, "enforcing_consecutive_gateway_failure": 100,
-        "consecutive_5xx": 10, "enforcing_consecutive_5xx": 100,
-        "enforcing_success_rate": 0, "enforcing_local_origin_success_rate": 0,
-        "interval": "0.5s", "base_ejection_time": "1s", "max_ejection_time": "30s",
+        "consecutive_local_origin_failure": 5,
+        "enforcing_consecutive_local_origin_failure": 100,
+        "consecutive_gateway_failure": 5,
+        "enforcing_consecutive_gateway_failure": 100,
+        "consecutive_5xx": 10,
+        "enforcing_consecutive_5xx": 100,
+        "enforcing_success_rate": 0,
+        "enforcing_local_origin_success_rate": 0,
+        "interval": "0.5s",
+        "base_ejection_time": "1s",
+        "max_ejection_time": "30s",
         "max_ejection_percent": 50,
     },
     "circuit_breakers": {
-        "thresholds": [{
-            "max_connections": 10_000, "max_pending_requests": 10_000, "max_requests": 10_000,
-            # A fifth of the calls in flight may be retries. The floor lets one instance of a small pool die with
-            # all that it had in flight, and each of those calls still be retried.
-            "retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 512},
-        }],
+        "thresholds": [
+            {
+                "max_connections": 10_000,
+                "max_pending_requests": 10_000,
+                "max_requests": 10_000,
+                # A fifth of the calls in flight may be retries. The floor lets one instance of a small pool
+                # die with all that it had in flight, and each of those calls still be retried.
+                "retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 512},
+            }
+        ],
     },
 }
 _CLUSTER_TEMPLATE = parse("envoy.config.cluster.v3.Cluster", _CLUSTER)
@@ -173,17 +201,21 @@ def _cluster(task: Task) -> Any:
 
 
 _VIRTUAL_HOST: dict[str, Any] = {
-    "name": "tasks", "domains": ["*"],
-    # Nothing was processed, or nothing of it was answered: predictions change nothing, so a second instance may
-    # be asked. `unavailable` is a backend's own refusal, in a reply that has no message.
+    "name": "tasks",
+    "domains": ["*"],
+    # Nothing was processed, or nothing of it was answered: predictions change nothing, so a second instance
+    # may be asked. `unavailable` is a backend's own refusal, in a reply that has no message.
     "retry_policy": {
         "retry_on": "connect-failure,refused-stream,reset,unavailable",
         "num_retries": 1,
-        "retry_host_predicate": [{
-            "name": "envoy.retry_host_predicates.previous_hosts",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
-        }],
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {
+                    "@type": f"{_TYPE}envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+                },
+            }
+        ],
         # The dead one has the fewest calls in flight and would win three draws of four in a pool of two.
         "host_selection_retry_max_attempts": 64,
         "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.005s"},
@@ -219,9 +251,9 @@ def _act(action: Any, route: Any) -> None:
 def _task_route(task: Task) -> Any:
     route = _route(task.cluster)
     action = route.route
-    # Deprecated upstream in favour of max_stream_duration, which bounds the caller's deadline as well but does not
-    # tell the backend: with this one Envoy caps grpc-timeout, supplies it where the caller sent none, and writes the
-    # time that is left into every attempt.
+    # Deprecated upstream in favour of max_stream_duration, which bounds the caller's deadline as well but
+    # does not tell the backend: with this one Envoy caps grpc-timeout, supplies it where the caller sent
+    # none, and writes the time that is left into every attempt.
     action.max_grpc_timeout.FromMilliseconds(task.timeout_ms)
     action.timeout.FromMilliseconds(task.timeout_ms)
     instance = route.response_headers_to_add.add(append_action="OVERWRITE_IF_EXISTS_OR_ADD")
@@ -231,7 +263,9 @@ def _task_route(task: Task) -> Any:
 
 def _control_route() -> Any:
     route = _route(CONTROL_CLUSTER)
-    route.route.timeout.FromMilliseconds(0)  # reflection and Health/Watch stream for as long as the caller likes
+    route.route.timeout.FromMilliseconds(
+        0
+    )  # reflection and Health/Watch stream for as long as the caller likes
     return route
 
 

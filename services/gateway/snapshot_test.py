@@ -10,6 +10,11 @@ from services.gateway.snapshot import Snapshot, build, load_assignment, resolve
 from services.gateway.table import Table
 from services.gateway.xds_messages import message_class
 
+Cluster = message_class("envoy.config.cluster.v3.Cluster")
+LoadAssignment = message_class("envoy.config.endpoint.v3.ClusterLoadAssignment")
+Route = message_class("envoy.config.route.v3.Route")
+RouteConfiguration = message_class("envoy.config.route.v3.RouteConfiguration")
+
 TEXT = b"69=100,10.0.0.7:8500,10.0.0.8:8500\n39=1500,digits.svc:8866\n"
 
 
@@ -20,7 +25,7 @@ def table() -> Table:
 def actions(snapshot: Snapshot) -> dict[str, Any]:
     assert snapshot.routes is not None
     routes = message_class("envoy.config.route.v3.RouteConfiguration").FromString(snapshot.routes.body.value)
-    found = {}
+    found: dict[str, Any] = {}
     for key, match in routes.virtual_hosts[0].matcher.matcher_tree.exact_match_map.map.items():
         found[key] = message_class("envoy.config.route.v3.Route")()
         match.action.typed_config.Unpack(found[key])
@@ -50,28 +55,39 @@ def test_an_edit_of_a_line_never_rebuilds_its_cluster() -> None:
     before = build(table(), resolve(table(), {}), {})
     edited = nodefile.parse(b"69=999,10.0.0.9:8500\n39=1,10.0.0.1:1\n")
     after = build(edited, resolve(edited, {}), {})
-    assert {n: r.version for n, r in before.clusters.items()} == {n: r.version for n, r in after.clusters.items()}
+    assert {n: r.version for n, r in before.clusters.items()} == {
+        n: r.version for n, r in after.clusters.items()
+    }
     assert before.endpoints["task-69"].version != after.endpoints["task-69"].version
 
 
 def test_clusters_are_named_and_use_http2_and_eds() -> None:
-    cluster = message_class("envoy.config.cluster.v3.Cluster").FromString(build(table(), {}, {}).clusters["task-69"].body.value)
+    cluster = message_class("envoy.config.cluster.v3.Cluster").FromString(
+        build(table(), {}, {}).clusters["task-69"].body.value
+    )
     assert cluster.name == "task-69"
     assert cluster.type == message_class("envoy.config.cluster.v3.Cluster").EDS
-    assert "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" in cluster.typed_extension_protocol_options
+    assert (
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" in cluster.typed_extension_protocol_options
+    )
     assert cluster.outlier_detection.max_ejection_percent.value == 50
 
 
 def test_weights_and_addresses_reach_the_load_assignment() -> None:
     one, two = Endpoint("10.0.0.7", 8500), Endpoint("fd00::1", 1)
     resource = load_assignment("task-69", [one, two], {one: 7})
-    assignment = message_class("envoy.config.endpoint.v3.ClusterLoadAssignment").FromString(resource.body.value)
+    assignment = message_class("envoy.config.endpoint.v3.ClusterLoadAssignment").FromString(
+        resource.body.value
+    )
     first, second = assignment.endpoints[0].lb_endpoints
     assert first.load_balancing_weight.value == 7
     assert second.endpoint.address.socket_address.address == "fd00::1"
     assert not second.HasField("load_balancing_weight")
-    assert not message_class("envoy.config.endpoint.v3.ClusterLoadAssignment").FromString(
-        load_assignment("task-69", [], {}).body.value).endpoints
+    assert (
+        not message_class("envoy.config.endpoint.v3.ClusterLoadAssignment")
+        .FromString(load_assignment("task-69", [], {}).body.value)
+        .endpoints
+    )
 
 
 def test_the_same_table_gives_the_same_versions() -> None:

@@ -1,4 +1,4 @@
-"""What the gateway knows about itself, as one document: the admin page, `/status.json` and `/metrics` draw on it."""
+"""What the gateway knows about itself, as one document, on which the admin pages draw."""
 
 from __future__ import annotations
 
@@ -38,9 +38,16 @@ def instances(pool: Mapping[Endpoint, int], hosts: Mapping[str, Json]) -> list[I
     for endpoint, weight in pool.items():
         host = hosts.get(str(endpoint))
         stats = {s["name"]: int(s.get("value", 0)) for s in host.get("stats", [])} if host else {}
-        found.append(Instance(
-            str(endpoint), weight, _health(host), stats.get("rq_active", 0), stats.get("rq_total", 0),
-            stats.get("rq_error", 0)))
+        found.append(
+            Instance(
+                str(endpoint),
+                weight,
+                _health(host),
+                stats.get("rq_active", 0),
+                stats.get("rq_total", 0),
+                stats.get("rq_error", 0),
+            )
+        )
     return found
 
 
@@ -60,7 +67,9 @@ def _address(address: Json) -> str:
     return str(Endpoint(socket["address"], int(socket["port_value"]))) if socket else ""
 
 
-def tasks(table: Table, pools: Mapping[str, Mapping[Endpoint, int]], hosts: Mapping[str, Mapping[str, Json]]) -> Json:
+def tasks(
+    table: Table, pools: Mapping[str, Mapping[Endpoint, int]], hosts: Mapping[str, Mapping[str, Json]]
+) -> Json:
     """Every task by id, as `/status.json` shows it."""
     return {
         str(task.task_id): {
@@ -68,8 +77,14 @@ def tasks(table: Table, pools: Mapping[str, Mapping[Endpoint, int]], hosts: Mapp
             "line": task.line,
             "configured": [str(endpoint) for endpoint in task.endpoints],
             "instances": [
-                {"address": i.address, "weight": i.weight, "health": i.health, "in_flight": i.in_flight,
-                 "requests": i.requests, "errors": i.errors}
+                {
+                    "address": i.address,
+                    "weight": i.weight,
+                    "health": i.health,
+                    "in_flight": i.in_flight,
+                    "requests": i.requests,
+                    "errors": i.errors,
+                }
                 for i in instances(pools.get(task.cluster, {}), hosts.get(task.cluster, {}))
             ],
         }

@@ -14,7 +14,15 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from libs.proto import inference_pb2
 from services.gateway.methods import KSERVE, WPAI
-from services.gateway.testing import WPAI_PATH, Backend, GatewayProcess, backends, eventually, free_port, predict_request
+from services.gateway.testing import (
+    WPAI_PATH,
+    Backend,
+    GatewayProcess,
+    backends,
+    eventually,
+    free_port,
+    predict_request,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -23,11 +31,13 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GatewayProcess, Backend]]:
-    """Task 1 echoes; 2 has a timeout of 150 ms on the same backend; 3 is down; 4 has a name without an address."""
+    """Task 1 echoes; 2 does too, within 150 ms; 3 is down; 4 has a name without an address."""
     nodes = tmp_path_factory.mktemp("statuses") / "nodes.txt"
     with backends(1) as (backend,):
-        nodes.write_text(f"1=5000,{backend.address}\n2=150,{backend.address}\n3=1000,127.0.0.1:{free_port()},"
-                         f"127.0.0.1:{free_port()}\n4=1000,no-such-host.invalid:80\n")
+        nodes.write_text(
+            f"1=5000,{backend.address}\n2=150,{backend.address}\n3=1000,127.0.0.1:{free_port()},"
+            f"127.0.0.1:{free_port()}\n4=1000,no-such-host.invalid:80\n"
+        )
         with GatewayProcess(nodes) as gateway:
             yield gateway, backend
 
@@ -51,7 +61,11 @@ def test_an_unknown_task_is_not_found_and_reaches_nobody(setup: Setup) -> None:
 
 
 def test_an_unknown_method_is_unimplemented(setup: Setup) -> None:
-    for path in ("/nobody.Knows/This", WPAI_PATH + "Nothing", "/tensorflow.serving.ModelService/HandleReloadConfigRequest"):
+    for path in (
+        "/nobody.Knows/This",
+        WPAI_PATH + "Nothing",
+        "/tensorflow.serving.ModelService/HandleReloadConfigRequest",
+    ):
         answer = setup[0].call(path, predict_request("a-1"), metadata=[("x-dl-task", "1")])
         assert answer.code == grpc.StatusCode.UNIMPLEMENTED
         assert path in answer.message
@@ -107,8 +121,12 @@ def test_a_callers_shorter_deadline_holds(setup: Setup) -> None:
     assert left <= 0.05
 
 
-@pytest.mark.parametrize(("task", "timeout", "most"), [(1, None, 5.0), (1, 2.0, 2.0), (2, 2.0, 0.15), (2, None, 0.15)])
-def test_the_backend_sees_the_time_that_is_left(setup: Setup, task: int, timeout: float | None, most: float) -> None:
+@pytest.mark.parametrize(
+    ("task", "timeout", "most"), [(1, None, 5.0), (1, 2.0, 2.0), (2, 2.0, 0.15), (2, None, 0.15)]
+)
+def test_the_backend_sees_the_time_that_is_left(
+    setup: Setup, task: int, timeout: float | None, most: float
+) -> None:
     gateway, backend = setup
     assert gateway.predict(f"a-{task}", timeout=timeout).code == grpc.StatusCode.OK
     left = backend.calls[-1].time_left_s
@@ -116,8 +134,16 @@ def test_the_backend_sees_the_time_that_is_left(setup: Setup, task: int, timeout
     assert most * 0.5 < left <= most * 1.01  # clients round the deadline that they send
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.NOT_FOUND,
-                                  grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
+@pytest.mark.parametrize(
+    "code",
+    [
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNAVAILABLE,
+    ],
+)
 def test_a_backends_own_status_passes_unchanged(setup: Setup, code: grpc.StatusCode) -> None:
     gateway, backend = setup
     backend.status = code
@@ -129,18 +155,32 @@ def test_a_backends_own_status_passes_unchanged(setup: Setup, code: grpc.StatusC
 def test_callers_cannot_change_timeouts_or_retries(setup: Setup) -> None:
     gateway, backend = setup
     backend.delay_s = 0.1
-    for headers in ([("x-envoy-upstream-rq-timeout-ms", "1")], [("x-envoy-upstream-rq-timeout-ms", "1"),
-                    ("x-forwarded-for", "10.0.0.1")], [("x-envoy-max-retries", "9"), ("x-envoy-retry-on", "5xx")]):
-        assert gateway.call(WPAI_PATH + "Predict", predict_request("a-1"), metadata=headers).code == grpc.StatusCode.OK
+    for headers in (
+        [("x-envoy-upstream-rq-timeout-ms", "1")],
+        [("x-envoy-upstream-rq-timeout-ms", "1"), ("x-forwarded-for", "10.0.0.1")],
+        [("x-envoy-max-retries", "9"), ("x-envoy-retry-on", "5xx")],
+    ):
+        assert (
+            gateway.call(WPAI_PATH + "Predict", predict_request("a-1"), metadata=headers).code
+            == grpc.StatusCode.OK
+        )
         assert not [name for name in backend.calls[-1].metadata if name.startswith("x-envoy")]
 
 
 def test_what_is_not_grpc_gets_a_clear_http_error(setup: Setup) -> None:
     address = setup[0].address
-    for flags in ([], ["--http2-prior-knowledge"], ["-d", "{}", "-H", "content-type: application/json"],
-                  ["-d", "x", "-H", "content-type: application/grpc-web"]):
-        done = subprocess.run(["curl", "-si", "-m", "5", *flags, f"http://{address}/"], capture_output=True, text=True,
-                              check=True)
+    for flags in (
+        [],
+        ["--http2-prior-knowledge"],
+        ["-d", "{}", "-H", "content-type: application/json"],
+        ["-d", "x", "-H", "content-type: application/grpc-web"],
+    ):
+        done = subprocess.run(
+            ["curl", "-si", "-m", "5", *flags, f"http://{address}/"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert " 415" in done.stdout.splitlines()[0]
         assert "speaks gRPC" in done.stdout
 
@@ -150,8 +190,10 @@ def test_health_of_the_gateway_and_of_each_task(setup: Setup) -> None:
     serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
     for service, status in (("", serving), (WPAI, serving), ("1", serving), ("4", not_serving)):
         assert health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status == status
-    eventually(lambda: health.Check(health_pb2.HealthCheckRequest(service="3"), timeout=5).status == not_serving,
-               "a task whose instances are down is NOT_SERVING")
+    eventually(
+        lambda: health.Check(health_pb2.HealthCheckRequest(service="3"), timeout=5).status == not_serving,
+        "a task whose instances are down is NOT_SERVING",
+    )
     for service in ("nobody", "7", "٣"):
         with pytest.raises(grpc.RpcError) as error:
             health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
@@ -162,22 +204,30 @@ def test_health_of_the_gateway_and_of_each_task(setup: Setup) -> None:
 
 
 def test_kserves_server_methods_are_the_gateways(setup: Setup) -> None:
-    for name, reply in (("ServerLive", inference_pb2.ServerLiveResponse(live=True)),
-                        ("ServerReady", inference_pb2.ServerReadyResponse(ready=True))):
+    for name, reply in (
+        ("ServerLive", inference_pb2.ServerLiveResponse(live=True)),
+        ("ServerReady", inference_pb2.ServerReadyResponse(ready=True)),
+    ):
         answer = setup[0].call(f"/{KSERVE}/{name}", b"")
         assert answer.body == reply.SerializeToString()
         assert "x-dl-instance" not in answer.metadata
-    metadata = inference_pb2.ServerMetadataResponse.FromString(setup[0].call(f"/{KSERVE}/ServerMetadata", b"").body)
+    metadata = inference_pb2.ServerMetadataResponse.FromString(
+        setup[0].call(f"/{KSERVE}/ServerMetadata", b"").body
+    )
     assert metadata.name == "dl_inference gateway"
 
 
 @pytest.mark.parametrize("version", ["v1alpha", "v1"])
 def test_reflection_lists_and_describes_the_services(setup: Setup, version: str) -> None:
     stub = setup[0].channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
-    requests = [reflection_pb2.ServerReflectionRequest(list_services=""),
-                reflection_pb2.ServerReflectionRequest(file_containing_symbol=WPAI)]
-    replies = [reflection_pb2.ServerReflectionResponse.FromString(raw)
-               for raw in stub(iter([r.SerializeToString() for r in requests]), timeout=5)]
+    requests = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=WPAI),
+    ]
+    replies = [
+        reflection_pb2.ServerReflectionResponse.FromString(raw)
+        for raw in stub(iter([r.SerializeToString() for r in requests]), timeout=5)
+    ]
     assert WPAI in [service.name for service in replies[0].list_services_response.service]
     assert len(replies[1].file_descriptor_response.file_descriptor_proto) >= 3
 
@@ -186,7 +236,12 @@ def test_a_reflection_client_builds_the_service(setup: Setup) -> None:
     database = ProtoReflectionDescriptorDatabase(setup[0].channel)
     assert "seldon.protos.Model" in database.get_services()
     file = database.FindFileContainingSymbol(WPAI)
-    assert [m.name for m in file.service[0].method] == ["Predict", "PytorchPredict", "CaffePredict", "TisPredict"]
+    assert [m.name for m in file.service[0].method] == [
+        "Predict",
+        "PytorchPredict",
+        "CaffePredict",
+        "TisPredict",
+    ]
 
 
 def test_the_admin_pages(setup: Setup) -> None:
@@ -206,8 +261,12 @@ def test_the_admin_pages(setup: Setup) -> None:
     assert "dl_gateway_tasks 4.0" in metrics
     assert 'envoy_cluster_name="task-1"' in metrics
     assert gateway.admin("/ready") == b"ready\n"
-    done = subprocess.run(["curl", "-si", f"http://127.0.0.1:{gateway.admin_port}/nothing"], capture_output=True, text=True,
-                          check=True)
+    done = subprocess.run(
+        ["curl", "-si", f"http://127.0.0.1:{gateway.admin_port}/nothing"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "404" in done.stdout
     assert "/status.json" in done.stdout
 

@@ -68,9 +68,14 @@ class Backend:
         self.calls: list[Seen] = []
         self.finished = 0
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(workers), handlers=[_Echo(self)],
-            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1),
-                     ("grpc.max_send_message_length", -1)])
+            futures.ThreadPoolExecutor(workers),
+            handlers=[_Echo(self)],
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+            ],
+        )
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         if not self.port:
             raise OSError(f"port {port} is taken")
@@ -102,7 +107,7 @@ class Backend:
         return body
 
 
-class _Echo(grpc.GenericRpcHandler):
+class _Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
@@ -110,9 +115,11 @@ class _Echo(grpc.GenericRpcHandler):
         method = str(details.method)
         if method.endswith("ModelStreamInfer"):
             return grpc.stream_stream_rpc_method_handler(
-                lambda requests, context: (self._backend.answer(method, body, context) for body in requests))
+                lambda requests, context: (self._backend.answer(method, body, context) for body in requests)
+            )
         return grpc.unary_unary_rpc_method_handler(
-            lambda body, context: self._backend.answer(method, body, context))
+            lambda body, context: self._backend.answer(method, body, context)
+        )
 
 
 class BackendProcess:
@@ -120,8 +127,12 @@ class BackendProcess:
 
     def __init__(self, *, port: int = 0, delay_s: float = 0.0) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "services.gateway.testing", str(port), str(delay_s)], cwd=ROOT, env=environment(),
-            stdout=subprocess.PIPE, text=True)
+            [sys.executable, "-m", "services.gateway.testing", str(port), str(delay_s)],
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
         self.address = f"127.0.0.1:{self.port}"
@@ -163,12 +174,26 @@ class GatewayProcess:
         self.admin_port = free_port()
         self._log: list[str] = []
         self._lines: queue.Queue[str] = queue.Queue()
-        command = [sys.executable, "-m", "services.gateway", "serve", "--nodes", str(nodes),
-                   "--listen", "127.0.0.1:0", "--admin", f"127.0.0.1:{self.admin_port}",
-                   "--concurrency", "1", "--drain-grace", "0.1", *flags]
+        command = [
+            sys.executable,
+            "-m",
+            "services.gateway",
+            "serve",
+            "--nodes",
+            str(nodes),
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            f"127.0.0.1:{self.admin_port}",
+            "--concurrency",
+            "1",
+            "--drain-grace",
+            "0.1",
+            *flags,
+        ]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for stream, sink in ((self.process.stdout, self._lines.put), (self.process.stderr, self._log.append)):
             threading.Thread(target=_pump, args=(stream, sink), daemon=True).start()
         try:
@@ -180,9 +205,14 @@ class GatewayProcess:
             self.kill()
             raise AssertionError(f"the gateway said {line!r}:\n{self.log}")
         self.address = line.split()[1]
-        self.channel = grpc.insecure_channel(self.address, options=[
-            ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1),
-            ("grpc.enable_retries", 0)])
+        self.channel = grpc.insecure_channel(
+            self.address,
+            options=[
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.enable_retries", 0),
+            ],
+        )
 
     @property
     def log(self) -> str:
@@ -195,8 +225,13 @@ class GatewayProcess:
         fresh.rename(self.nodes)
 
     def call(
-        self, path: str, body: bytes, *, timeout: float | None = 5.0,
-        metadata: Sequence[tuple[str, str]] = (), compression: grpc.Compression | None = None,
+        self,
+        path: str,
+        body: bytes,
+        *,
+        timeout: float | None = 5.0,
+        metadata: Sequence[tuple[str, str]] = (),
+        compression: grpc.Compression | None = None,
     ) -> Answer:
         return call(self.channel, path, body, timeout=timeout, metadata=metadata, compression=compression)
 
@@ -251,8 +286,13 @@ class Answer:
 
 
 def call(
-    channel: grpc.Channel, path: str, body: bytes, *, timeout: float | None = 5.0,
-    metadata: Sequence[tuple[str, str]] = (), compression: grpc.Compression | None = None,
+    channel: grpc.Channel,
+    path: str,
+    body: bytes,
+    *,
+    timeout: float | None = 5.0,
+    metadata: Sequence[tuple[str, str]] = (),
+    compression: grpc.Compression | None = None,
 ) -> Answer:
     """One unary call of raw bytes, with its outcome as a value."""
     started = time.monotonic()

@@ -19,8 +19,8 @@ _POLL_MS = 2000
 async def changes(path: Path, known: bytes | None) -> AsyncIterator[bytes]:
     """Yields the file's bytes each time they differ from the last ones, starting from `known`.
 
-    Directories are watched, not the file: editors replace it by a rename, and Kubernetes swaps a link beside it.
-    A file that is away for a moment, or cannot be read, is waited for.
+    Directories are watched, not the file: editors replace it by a rename, and Kubernetes swaps a link beside
+    it. A file that is away for a moment, or cannot be read, is waited for.
     """
     while True:
         folders = _folders(path)

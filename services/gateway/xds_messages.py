@@ -68,7 +68,10 @@ def pack(message: Message) -> Any:
 
 
 def stream_handler(
-    service: str, method: str, request: str, behaviour: Callable[[AsyncIterator[Any], Any], AsyncIterator[Any]]
+    service: str,
+    method: str,
+    request: str,
+    behaviour: Callable[[AsyncIterator[Any], Any], AsyncIterator[Any]],
 ) -> grpc.GenericRpcHandler:
     """Returns a service of one bidirectional streaming method, for a grpc.aio server; `request` is a message's name."""
     handler = grpc.stream_stream_rpc_method_handler(
