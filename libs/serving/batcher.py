@@ -101,9 +101,9 @@ class Batcher(Generic[T, R]):
         key: items of equal keys may share a batch; hashable.
         threads: how many batches may run at a time.
         thread_init: called first on each model thread, for what a library keeps per thread. PyTorch's
-            `set_num_threads` is such a setting: called elsewhere it leaves the model threads at one OpenMP
-            thread per core, which cost twice the CPU per request on a small model. If it raises, every run on
-            that thread fails with the same error.
+            `set_num_threads` is such a setting: a thread that does not call it runs matrix products on one
+            OpenMP thread per core, whatever was set elsewhere (seen: 8 to 16 times the CPU for a small
+            model). If it raises, every run on that thread fails with the same error.
         clock: seconds; the clock of the deadlines given to `submit`.
         observer: told about batches and drops.
         name: of the threads, for profilers and stack dumps.

@@ -30,7 +30,7 @@ MAX_POLL_S = 1.0
 # libuv counts whole milliseconds from the start of the loop's turn; a shorter timer would spin.
 _MIN_TIMER_S = 0.001
 # Entries of ended calls stay in the heap until it holds this many more than calls are in flight.
-_HEAP_SLACK = 1024
+_HEAP_SLACK = 256
 
 
 class LiveCall:
@@ -117,6 +117,7 @@ class InFlight:
     def remove(self, call: LiveCall) -> None:
         """Ends the watch of a call: from here on it is not cancelled any more."""
         call.done = True
+        call.task = call.receive = None  # its entry in the heap may live on for a while
         self._calls.pop(call, None)
 
     def _arm(self, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
