@@ -72,7 +72,9 @@ def decode_value(buf: Buffer, start: int, end: int, depth: int = MAX_DEPTH) -> A
         elif tag == _NULL:
             value = None
         elif tag in _NESTED:
-            spans = [*spans, (a, b)] if kind == tag else [(a, b)]
+            if kind != tag:
+                spans = []
+            spans.append((a, b))
         else:
             continue
         kind = tag

@@ -270,7 +270,8 @@ def encode_response(
 ) -> bytes:
     """A ModelInferResponse's bytes, its outputs in raw_output_contents or, with `raw=False`, typed contents.
 
-    Raises ProtoError as `encode_request` does.
+    Typed contents are for callers that sent such: tritonclient reads none but raw ones. Raises ProtoError as
+    `encode_request` does.
     """
     return _encode(model_name, model_version, id, parameters, outputs, [], 6 if raw else None)
 

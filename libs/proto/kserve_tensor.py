@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from libs.proto import dtypes
 from libs.proto.dtypes import ELEMENT_TYPES, DataType
-from libs.proto.packed import check_range, encode_varints, fixed, shaped, spans_of, varint_array
+from libs.proto.packed import check_range, count_of, encode_varints, fixed, shaped, spans_of, varint_array
 from libs.proto.wire import I32, I64, LEN, Buffer, ProtoError, fields, len_field
 
 
@@ -96,10 +96,10 @@ def decode_raw(buf: Buffer, start: int, end: int, name: str, shape: Sequence[int
     Raises ProtoError when the datatype `name` is unknown or the bytes do not fit the shape.
     """
     kind = datatype(name)
-    count = prod(shape)
+    count = count_of(shape)
     size = end - start
     if name == "BYTES":
-        return shaped(_decode_strings(buf, start, end, shape), shape)
+        return shaped(_decode_strings(buf, start, end, shape, count), shape)
     if size != count * kind.wire.itemsize:
         raise _mismatch(shape, f"there are {size} bytes; {name} takes {kind.wire.itemsize} each")
     if name == "BOOL":
@@ -111,9 +111,8 @@ def decode_raw(buf: Buffer, start: int, end: int, name: str, shape: Sequence[int
     return shaped(values, shape)
 
 
-def _decode_strings(buf: Buffer, start: int, end: int, shape: Sequence[int]) -> NDArray[Any]:
-    """BYTES elements, each a 4-byte little-endian length and that many bytes."""
-    count = prod(shape)
+def _decode_strings(buf: Buffer, start: int, end: int, shape: Sequence[int], count: int) -> NDArray[Any]:
+    """`count` BYTES elements, each a 4-byte little-endian length and that many bytes."""
     if count * 4 > end - start:
         raise _mismatch(shape, f"there are {end - start} bytes; BYTES takes at least 4 each")
     values = np.empty(count, object)
@@ -154,7 +153,7 @@ def decode_contents(buf: Buffer, start: int, end: int, name: str, shape: Sequenc
             values = np.not_equal(numbers, 0)
         else:
             values = check_range(numbers.astype(kind.element), kind.array, name)
-    if values.size != prod(shape):
+    if values.size != count_of(shape):
         raise _mismatch(shape, f"its contents have {values.size} values of {name}")
     return shaped(values, shape)
 

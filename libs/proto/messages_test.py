@@ -14,14 +14,15 @@ from libs.proto.messages import POOL, SeldonMessage, Value
 def test_well_known_types_behave() -> None:
     message = SeldonMessage()
     message.meta.tags["taskId"].number_value = 39
-    message.meta.tags["list"].list_value.extend([1, "a", None, [True]])
+    message.meta.tags["list"].list_value.extend([1, "a", None, True])
     message.jsonData.struct_value.update({"a": {"b": [1.5]}})
     again = SeldonMessage.FromString(message.SerializeToString())
     assert again == message
     assert again.meta.tags["taskId"].number_value == 39
-    assert again.jsonData.struct_value["a"]["b"][0] == 1.5
+    inner: Any = again.jsonData.struct_value["a"]
+    assert inner["b"][0] == 1.5
     assert json_format.MessageToDict(again) == {
-        "meta": {"tags": {"taskId": 39.0, "list": [1.0, "a", None, [True]]}},
+        "meta": {"tags": {"taskId": 39.0, "list": [1.0, "a", None, True]}},
         "jsonData": {"a": {"b": [1.5]}},
     }
     message.jsonData.CopyFrom(Value(string_value="x"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from libs.proto.wire import LEN, VARINT, Buffer, Field, ProtoError, Span, merge,
 
 # Below this many bytes a Python loop beats numpy's fixed costs.
 _SMALL = 24
+# numpy's own bound; 32 before numpy 2, which `shaped` then reports.
+_MAX_DIMENSIONS = 64
 _SEVEN_BITS = np.uint8(0x7F)
 
 
@@ -126,6 +129,18 @@ def check_range(values: NDArray[Any], dtype: np.dtype[Any], name: str) -> NDArra
         worst = low if low < info.min else high
         raise ProtoError(f"the value {worst} does not fit {name}, which holds {info.min} to {info.max}")
     return values.astype(dtype)
+
+
+def count_of(shape: Sequence[int]) -> int:
+    """How many elements `shape` has. Raises ProtoError for more dimensions than an array can have.
+
+    That bound also keeps the product of hostile dimensions from becoming a number of millions of digits.
+    """
+    if len(shape) > _MAX_DIMENSIONS:
+        raise ProtoError(
+            f"a shape of {len(shape)} dimensions is beyond what numpy can hold: {_MAX_DIMENSIONS}"
+        )
+    return prod(shape)
 
 
 def shaped(values: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:

@@ -121,7 +121,9 @@ def _decode_spec(buf: Buffer, spans: Sequence[Span]) -> ModelSpec:
         elif tag == _SIGNATURE:
             signature = read_string(buf, a, b)
         elif tag == _VERSION:
-            versions = [*versions, (a, b)] if which == tag else [(a, b)]
+            if which != tag:
+                versions = []
+            versions.append((a, b))
             which = tag
         elif tag == _LABEL:
             label = read_string(buf, a, b)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libs.proto import jsonvalue
-from libs.proto.packed import fixed, shaped, varint_list
+from libs.proto.packed import count_of, fixed, shaped, varint_list
 from libs.proto.seldon_meta import (
     Meta,
     Metric,
@@ -181,10 +181,12 @@ def _decode_doubles(buf: Buffer, start: int, end: int) -> NDArray[np.float64]:
     values = fixed(buf, [(a, b) for tag, a, b in found if tag in _VALUES], _DOUBLE)
     shape = [to_int32(size) for size in varint_list(buf, found, _SHAPE)]
     have = values.size
-    if -1 in shape:
+    count = count_of(shape)
+    if count < 0:
         shape = _with_free_dimension(shape, have)
-    if prod(shape) != have or min(shape, default=0) < 0:
-        raise ProtoError(f"data.tensor declares shape {shape} ({prod(shape)} values) but has {have} values")
+        count = count_of(shape)
+    if count != have or min(shape, default=0) < 0:
+        raise ProtoError(f"data.tensor declares shape {shape} ({count} values) but has {have} values")
     return values if len(shape) == 1 else shaped(values, shape)
 
 

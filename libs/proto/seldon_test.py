@@ -52,7 +52,11 @@ def test_feature_request_decodes_to_a_view_of_its_bytes() -> None:
 
 def test_buffers_other_than_bytes_are_taken_and_never_become_writable() -> None:
     data = feature_request().SerializeToString()
-    for buffer in (memoryview(data), memoryview(bytearray(data)), memoryview(np.frombuffer(data, np.int8))):
+    for buffer in (
+        memoryview(data),
+        memoryview(bytearray(data)),
+        memoryview(np.frombuffer(data, np.int8).data),
+    ):
         request = decode_message(buffer)
         assert_same(request.payload, FEATURES)
         assert not request.payload.flags.writeable
@@ -292,7 +296,7 @@ def test_layouts_and_lists_are_written_right() -> None:
 def test_ndarray_decodes_as_numpy_reads_nested_lists(payload: list[Any], dtype: str) -> None:
     lists = ListValue()
     lists.extend(payload)
-    data = SeldonMessage(data={"ndarray": lists}).SerializeToString()  # type: ignore[arg-type]
+    data = SeldonMessage(data={"ndarray": lists}).SerializeToString()
     decoded = check(data).payload
     assert decoded.dtype.kind == np.dtype(dtype).kind
     assert_same(decoded, np.array(payload))
@@ -304,9 +308,10 @@ def test_ndarray_decodes_as_numpy_reads_nested_lists(payload: list[Any], dtype: 
 
 def test_ragged_ndarray_is_refused() -> None:
     lists = ListValue()
-    lists.extend([[1.0], [1.0, 2.0]])
+    for row in ([1.0], [1.0, 2.0]):
+        lists.add_list().extend(row)
     with pytest.raises(ProtoError, match="do not form an array"):
-        decode_message(SeldonMessage(data={"ndarray": lists}).SerializeToString())  # type: ignore[arg-type]
+        decode_message(SeldonMessage(data={"ndarray": lists}).SerializeToString())
 
 
 JSON_VALUES = st.recursive(
@@ -383,7 +388,7 @@ def test_other_kinds_round_trip() -> None:
     strings = np.array([b"a", b"\xff"], object)
     assert_same(decode_message(encode_message(DataKind.TFTENSOR, strings)).payload, strings)
     custom = POOL.FindMessageTypeByName("google.protobuf.Any")
-    data = SeldonMessage(customData={"type_url": "t/x", "value": b"1"}).SerializeToString()  # type: ignore[arg-type]
+    data = SeldonMessage(customData={"type_url": "t/x", "value": b"1"}).SerializeToString()
     decoded = decode_message(data)
     assert decoded.kind is DataKind.CUSTOM
     assert encode_message(DataKind.CUSTOM, decoded.payload) == data
@@ -438,3 +443,12 @@ def test_ten_byte_lengths_and_long_tags_are_read() -> None:
     assert check(b"\xaa\x00\x03abc").payload == "abc"
     assert varint(3) == b"\x03"
     assert python_value(Value.FromString(b"")) is None
+
+
+def test_hostile_sizes_cost_little() -> None:
+    # Millions of dimensions, whose product would have millions of digits; millions of parts of one list.
+    dimensions = len_field(3, len_field(2, len_field(1, b"\xff\xff\xff\xff\x07" * 400_000)))
+    with pytest.raises(ProtoError, match="a shape of 400000 dimensions is beyond"):
+        decode_message(dimensions)
+    parts = len_field(6, b"\x32\x00" * 400_000)
+    assert decode_message(parts).payload == []

@@ -7,7 +7,6 @@ request's bytes (possibly unaligned). `libs.proto.dtypes` says which numpy dtype
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from libs.proto import dtypes
 from libs.proto.dtypes import BFLOAT16_BITS, DataType, ElementType, element_type, element_type_of
-from libs.proto.packed import check_range, fixed, shaped, spans_of, varint_array
+from libs.proto.packed import check_range, count_of, fixed, shaped, spans_of, varint_array
 from libs.proto.wire import (
     I32,
     I64,
@@ -103,7 +102,7 @@ def decode_typed_tensor(
             content = (a, b)
     element = element_type(data_type)
     shape = _decode_shape(*merge(buf, shapes)) if shapes else ()
-    count = prod(shape)
+    count = count_of(shape)
     if content is not None and content[0] < content[1]:
         values = _from_content(buf, content, element, shape, count)
     else:

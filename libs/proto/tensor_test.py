@@ -173,7 +173,7 @@ def test_quantized_types_are_plain_integers() -> None:
     ):
         array = np.array([1, 2, 100], name)
         data = encode_tensor(array, data_type)
-        assert TensorProto.FromString(data).dtype == data_type
+        assert int(TensorProto.FromString(data).dtype) == int(data_type)
         assert decode_typed_tensor(data)[0] is data_type
         assert_same(decode_tensor(data), array)
         typed = proto(data_type, (3,), int_val=[1, 2, 100])
@@ -203,7 +203,7 @@ def test_bfloat16_values_survive_in_any_environment() -> None:
     values = np.array([1.5, -2.0, 3e38, 0.0], np.float32)
     data = encode_tensor(values, DataType.DT_BFLOAT16)
     tensor = TensorProto.FromString(data)
-    assert (tensor.dtype, len(tensor.tensor_content)) == (DataType.DT_BFLOAT16, 8)
+    assert (int(tensor.dtype), len(tensor.tensor_content)) == (int(DataType.DT_BFLOAT16), 8)
     assert_same(
         decode_tensor(data).astype(np.float32), dtypes.bfloat16_to_float32(dtypes.float32_to_bfloat16(values))
     )
