@@ -13,7 +13,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from libs.proto import inference_pb2, seldon_pb2, tensorflow_serving_pb2, wpai_pb2
+from libs.proto import messages
+from libs.proto.services import WPAI_DESCRIPTOR
 from services.gateway.methods import HEALTH, KSERVE, METHODS, REFLECTION, WPAI
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -41,8 +42,9 @@ def descriptor_pool() -> DescriptorPool:
             add(dependency)
         pool.AddSerializedFile(file.serialized_pb)
 
-    for module in (wpai_pb2, tensorflow_serving_pb2, seldon_pb2, inference_pb2, health_pb2, reflection_pb2):
-        add(module.DESCRIPTOR)
+    # The entry's file imports those of the backends' services.
+    for file in (WPAI_DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+        add(file)
     return pool
 
 
@@ -72,9 +74,9 @@ class OwnServices:
                 grpc.method_handlers_generic_handler(
                     KSERVE,
                     {
-                        "ServerLive": _kserve(inference_pb2.ServerLiveRequest, self._live),
-                        "ServerReady": _kserve(inference_pb2.ServerReadyRequest, self._ready),
-                        "ServerMetadata": _kserve(inference_pb2.ServerMetadataRequest, self._metadata),
+                        "ServerLive": _kserve(messages.ServerLiveRequest, self._live),
+                        "ServerReady": _kserve(messages.ServerReadyRequest, self._ready),
+                        "ServerMetadata": _kserve(messages.ServerMetadataRequest, self._metadata),
                     },
                 ),
                 *[
@@ -121,14 +123,14 @@ class OwnServices:
             return SERVICE_UNKNOWN
         return SERVING if serving else NOT_SERVING
 
-    async def _live(self, request: object, context: object) -> inference_pb2.ServerLiveResponse:
-        return inference_pb2.ServerLiveResponse(live=True)
+    async def _live(self, request: object, context: object) -> messages.ServerLiveResponse:
+        return messages.ServerLiveResponse(live=True)
 
-    async def _ready(self, request: object, context: object) -> inference_pb2.ServerReadyResponse:
-        return inference_pb2.ServerReadyResponse(ready=bool(await self._status_of("")))
+    async def _ready(self, request: object, context: object) -> messages.ServerReadyResponse:
+        return messages.ServerReadyResponse(ready=bool(await self._status_of("")))
 
-    async def _metadata(self, request: object, context: object) -> inference_pb2.ServerMetadataResponse:
-        return inference_pb2.ServerMetadataResponse(name="dl_inference gateway", version=self._version)
+    async def _metadata(self, request: object, context: object) -> messages.ServerMetadataResponse:
+        return messages.ServerMetadataResponse(name="dl_inference gateway", version=self._version)
 
 
 def _serialize(message: Any) -> bytes:
