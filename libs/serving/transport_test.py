@@ -129,7 +129,7 @@ def test_a_late_handler_is_answered_for_at_the_deadline(client: Client) -> None:
 
 
 def test_an_expired_request_in_the_queue_never_runs(client: Client) -> None:
-    busy = client.method("Model").future(b"600 busy-deadline", timeout=TIMEOUT_S)
+    busy = client.method("Model").future(b"1500 busy-deadline", timeout=TIMEOUT_S)
     eventually(lambda: b"busy-deadline" in client("ModelRuns"))
     assert client.error("Model", b"0 late", timeout=0.1).code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert busy.result() == b"busy-deadline"
@@ -138,7 +138,7 @@ def test_an_expired_request_in_the_queue_never_runs(client: Client) -> None:
 
 
 def test_a_cancelled_request_in_the_queue_never_runs(client: Client) -> None:
-    busy = client.method("Model").future(b"900 busy-cancel", timeout=TIMEOUT_S)
+    busy = client.method("Model").future(b"1500 busy-cancel", timeout=TIMEOUT_S)
     eventually(lambda: b"busy-cancel" in client("ModelRuns"))
     queued = client.method("Model").future(b"0 left", timeout=TIMEOUT_S)
     time.sleep(0.1)
@@ -149,13 +149,13 @@ def test_a_cancelled_request_in_the_queue_never_runs(client: Client) -> None:
 
 
 def test_a_full_queue_refuses_at_once(client: Client) -> None:
-    busy = client.method("Model").future(b"700 busy-full", timeout=TIMEOUT_S)
+    busy = client.method("Model").future(b"2000 busy-full", timeout=TIMEOUT_S)
     eventually(lambda: b"busy-full" in client("ModelRuns"))
     queued = [client.method("Model").future(b"0 queued", timeout=TIMEOUT_S) for _ in range(8)]
     time.sleep(0.2)
     begin = time.monotonic()
     assert client.error("Model", b"0 refused").code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert time.monotonic() - begin < 0.4
+    assert time.monotonic() - begin < 1.2
     assert busy.result() == b"busy-full"
     assert [future.result() for future in queued] == [b"queued"] * 8
     assert b"refused" not in client("ModelRuns").split()
