@@ -5,47 +5,17 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from libs.serving.server import run_server
-from services.tf_serving import saved_model
-from services.tf_serving.options import (
-    DEFAULT_MAX_BATCH_SIZE,
-    DEFAULT_MAX_MESSAGE_BYTES,
-    DEFAULT_MAX_QUEUE,
-    DEFAULT_PORT,
-    VARIABLE,
-    Options,
-)
+from services.tf_serving import flags, saved_model
+from services.tf_serving.options import VARIABLE
 from services.tf_serving.versions import ModelError, latest
-
-EPILOG = """\
-examples:
-  tf-serving serve --model-name textcnn-69 --model-base-path var/models/textcnn --port 8500
-  tf-serving serve --model-name half_plus_two-70 --model-base-path var/models/half_plus_two --port 0
-
-The model base path holds one folder per version, named as a number: var/models/textcnn/1/saved_model.pb.
-The highest version is served. Requests must carry exactly the model name in model_spec.name; behind the
-gateway that is the name its callers send, such as textcnn-69. Prints `READY host:port` once it serves.
-"""
-
-SERVE_EPILOG = """\
-examples:
-  on every interface, port 8500:    tf-serving serve --model-name m --model-base-path models/m --host 0.0.0.0
-  rows of requests share a run:     tf-serving serve --model-name m --model-base-path models/m
-  --enable-batching on any free port, for a test:     tf-serving serve --model-name m --model-base-path
-  models/m --port 0
-
-Flags may be written as TensorFlow Serving writes them, with underscores: --model_name, --enable_batching.
-Exit status: 0 after a stop by SIGTERM or SIGINT, 1 when the model or the port cannot be used, 2 for bad
-usage.
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    arguments = [_dashes(argument) for argument in (sys.argv[1:] if argv is None else argv)]
-    parsed = _parser().parse_args(arguments)
+    parsed = flags.parse(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(
         level=parsed.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -54,20 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve(parsed: argparse.Namespace) -> int:
     """Run the embedded server until it is told to stop."""
-    options = Options(
-        model_name=parsed.model_name,
-        model_base_path=parsed.model_base_path,
-        intra_op_threads=parsed.intra_op_threads,
-        inter_op_threads=parsed.inter_op_threads,
-        model_threads=parsed.model_threads,
-        max_batch_size=parsed.max_batch_size if parsed.enable_batching else None,
-        batch_timeout_ms=parsed.batch_timeout_ms,
-        max_queue=parsed.max_queue,
-        max_message_bytes=parsed.max_message_bytes,
-        as_content=parsed.enable_serialization_as_tensor_content,
-        warm_up=not parsed.no_warm_up,
-        log_level=parsed.log_level,
-    )
+    options = flags.options(parsed)
     try:
         # Importing TensorFlow takes seconds; what the files alone tell is told at once.
         saved_model.read(latest(options.base_path).path)
@@ -83,168 +40,6 @@ def serve(parsed: argparse.Namespace) -> int:
         drain_deadline_s=parsed.drain_deadline_s,
         log_level=parsed.log_level,
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tf-serving",
-        description="TensorFlow Serving's API over SavedModels, without its image.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    serve_parser = commands.add_parser(
-        "serve",
-        help="serve the latest version of one model",
-        description="Serve the latest version of one model over gRPC.",
-        epilog=SERVE_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_serve_flags(serve_parser)
-    return parser
-
-
-def _add_serve_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--model-name", required=True, type=_name, metavar="NAME", help="what requests call the model")
-    add("--model-base-path", required=True, metavar="DIR", help="folder of version folders")
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all [%(default)s]")
-    add(
-        "--port",
-        type=_between(0, 65535),
-        default=DEFAULT_PORT,
-        help="gRPC port; 0 for a free one [%(default)s]",
-    )
-    threads = parser.add_argument_group("threads")
-    add = threads.add_argument
-    add(
-        "--intra-op-threads",
-        type=_between(0, 1024),
-        default=0,
-        metavar="N",
-        help="threads that share one kernel's work; 0 is one per usable core [%(default)s]",
-    )
-    add(
-        "--inter-op-threads",
-        type=_between(0, 1024),
-        default=0,
-        metavar="N",
-        help="threads that run independent kernels of a call; 0: in order, no hand-over [%(default)s]",
-    )
-    add(
-        "--model-threads",
-        type=_between(0, 1024),
-        default=0,
-        metavar="N",
-        help="calls inside the runtime at a time; 0 chooses by the usable cores [%(default)s]",
-    )
-    add(
-        "--max-queue",
-        type=_between(1, 1_000_000),
-        default=DEFAULT_MAX_QUEUE,
-        metavar="N",
-        help="calls (with batching: rows) that may wait; more get RESOURCE_EXHAUSTED [%(default)s]",
-    )
-    batching = parser.add_argument_group(
-        "batching (off unless switched on: rows must not influence each other)"
-    )
-    add = batching.add_argument
-    add("--enable-batching", action="store_true", help="let rows of concurrent requests share a run")
-    add(
-        "--max-batch-size",
-        type=_between(1, 1_000_000),
-        default=DEFAULT_MAX_BATCH_SIZE,
-        metavar="ROWS",
-        help="most rows in one run [%(default)s]",
-    )
-    add(
-        "--batch-timeout-ms",
-        type=_milliseconds,
-        default=0.0,
-        metavar="MS",
-        help="how long a part batch waits under concurrent traffic; a lone request never does [%(default)s]",
-    )
-    other = parser.add_argument_group("messages, start and stop")
-    add = other.add_argument
-    add(
-        "--max-message-bytes",
-        type=_between(1, 2**31 - 1),
-        default=DEFAULT_MAX_MESSAGE_BYTES,
-        metavar="BYTES",
-        help="most bytes of a request [%(default)s]",
-    )
-    add(
-        "--enable-serialization-as-tensor-content",
-        action="store_true",
-        help="answer numbers in tensor_content instead of float_val and the like",
-    )
-    add("--no-warm-up", action="store_true", help="be ready without having run each signature once on zeros")
-    add(
-        "--drain-grace-s",
-        type=_seconds,
-        default=1.0,
-        metavar="S",
-        help="on SIGTERM, seconds of serving on while unready [%(default)s]",
-    )
-    add(
-        "--drain-deadline-s",
-        type=_seconds,
-        default=30.0,
-        metavar="S",
-        help="then seconds for calls in flight to end [%(default)s]",
-    )
-    add(
-        "--log-level",
-        type=str.upper,
-        choices=["DEBUG", "INFO", "WARNING", "ERROR"],
-        default="INFO",
-        help="[%(default)s]",
-    )
-
-
-def _dashes(argument: str) -> str:
-    """`--model_name=x` as `--model-name=x`; a value keeps its underscores."""
-    if not argument.startswith("--"):
-        return argument
-    flag, equals, value = argument.partition("=")
-    return flag.replace("_", "-") + equals + value
-
-
-def _name(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("expected a name")
-    return text
-
-
-def _between(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, got {text!r}")
-        return value
-
-    return parse
-
-
-def _milliseconds(text: str) -> float:
-    return _number(text, "milliseconds", 10_000)
-
-
-def _seconds(text: str) -> float:
-    return _number(text, "seconds", 3600)
-
-
-def _number(text: str, unit: str, high: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= high:
-        raise argparse.ArgumentTypeError(f"expected {unit} from 0 to {high:g}, got {text!r}")
-    return value
 
 
 if __name__ == "__main__":

@@ -163,16 +163,18 @@ class Engine:
         if self._in_caller:
             options.inter_op_thread_pool = -1  # RunOptions: "run in the caller's thread"
         fetches = [signature.outputs[name].tensor for name in outputs]
-        distinct = list(dict.fromkeys(fetches))  # two outputs may be the same tensor
-        callable_options = _callable_options(
-            tf, [spec.tensor for spec in signature.inputs.values()], distinct, options
-        )
+        feeds = [spec.tensor for spec in signature.inputs.values()]
+        # Two outputs may be one tensor; and an output may be an input, which the runtime refuses to fetch.
+        computed = [tensor for tensor in dict.fromkeys(fetches) if tensor not in feeds]
+        callable_options = _callable_options(feeds, computed, options)
         try:
             # The callable behind Keras's own v1 predict; Session.run's Python costs 20 times its C++.
             call = self._session._make_callable_from_options(callable_options)
         except (tf.errors.OpError, ValueError) as error:
             raise _translate(error) from error
-        places = [distinct.index(tensor) for tensor in fetches]
+        values = [*feeds, *computed] if any(tensor in feeds for tensor in fetches) else computed
+        places = [values.index(tensor) for tensor in fetches]
+        with_inputs = values is not computed
         into = [_feed(tf, spec) for spec in signature.inputs.values()]
         plain_in = not any(into)
         out_of = [element_type(signature.outputs[name].data_type).wire for name in outputs]
@@ -184,12 +186,14 @@ class Engine:
                 results = call(*arrays)
             except Exception as error:  # OpError, or what converting an array raises
                 raise _translate(error) from error
+            if with_inputs:
+                results = [*arrays, *results]
             return [_array(results[place], dtype) for place, dtype in zip(places, out_of, strict=True)]
 
         return run
 
 
-def _callable_options(tf: Any, feeds: list[str], fetches: list[str], run_options: Any) -> Any:
+def _callable_options(feeds: list[str], fetches: list[str], run_options: Any) -> Any:
     from tensorflow.core.protobuf import config_pb2
 
     return config_pb2.CallableOptions(feed=feeds, fetch=fetches, run_options=run_options)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.tf_serving import flags
 from services.tf_serving.__main__ import main
 from services.tf_serving.options import Options, usable_cores
 
@@ -26,6 +27,7 @@ def serve(base: Path, *more: str) -> int:
         (["serve", "--batch_timeout_ms", "-1"], "expected milliseconds from 0 to 10000, got '-1'"),
         (["serve", "--drain-grace-s", "soon"], "expected seconds from 0 to 3600, got 'soon'"),
         (["serve", "--ports", "1"], "required"),
+        (["serve", "--enable_batching=yes"], "argument --enable-batching: expected true or false, got 'yes'"),
     ],
 )
 def test_bad_usage_ends_with_2_and_says_what_was_expected(
@@ -64,6 +66,18 @@ def test_what_the_files_tell_is_told_at_once(
         assert serve(base) == 1
         assert complaint in capsys.readouterr().err
     assert time.monotonic() - started < 5
+
+
+def test_flags_may_be_written_as_tensorflow_serving_writes_them() -> None:
+    base = ["serve", "--model_name=textcnn-69", "--model_base_path", "/models/text_cnn"]
+    options = flags.options(
+        flags.parse([*base, "--enable_batching=true", "--tensorflow_intra_op_parallelism=3"])
+    )
+    assert (options.model_name, options.model_base_path) == ("textcnn-69", "/models/text_cnn")
+    assert (options.max_batch_size, options.intra_op_threads, options.warm_up) == (64, 3, True)
+    assert flags.options(flags.parse([*base, "--enable-batching"])).max_batch_size == 64
+    options = flags.options(flags.parse([*base, "--enable_batching=false", "--enable_model_warmup=false"]))
+    assert (options.max_batch_size, options.warm_up) == (None, False)
 
 
 def test_options_survive_the_way_to_the_serving_process() -> None:

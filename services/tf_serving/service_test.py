@@ -25,7 +25,8 @@ STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 @pytest.fixture(scope="module")
 def servables(models: Path) -> Servables:
     engines = {
-        name: Engine.load(models / name / "7", Threads(1)) for name in ("half_plus_two", "echo", "mixed")
+        name: Engine.load(models / name / "7", Threads(1))
+        for name in ("half_plus_two", "echo", "mixed", "version_1")
     }
     intents = Engine.load(models / "intents" / "7", Threads(1))
     return Servables(
@@ -116,6 +117,20 @@ async def test_a_filter_chooses_outputs_and_two_names_may_be_one_tensor(service:
     }
     chosen = predict_request("mixed", inputs, signature="two", outputs=("product",))
     assert set((await predict(service, chosen)).outputs) == {"product"}
+
+
+async def test_a_model_of_tensorflow_1_with_a_default_input_and_an_input_as_an_output(
+    service: Service,
+) -> None:
+    x = np.array([[2, 4]], "f4")
+    response = await predict(service, predict_request("version_1", {"x": x}))
+    assert list(response.outputs["y"].float_val) == [3, 4]
+    assert list(response.outputs["given"].float_val) == [2, 4]
+    response = await predict(service, predict_request("version_1", {"x": np.float32(2), "key": b"three"}))
+    assert list(response.outputs["y"].float_val) == [4]
+    assert not response.outputs["y"].tensor_shape.dim
+    with pytest.raises(InvalidArgument, match=r"Missing but required: \{x\}"):
+        await predict(service, predict_request("version_1", {"key": b"two"}))
 
 
 async def test_versions_are_chosen_by_number(service: Service) -> None:

@@ -125,11 +125,38 @@ def save_mixed(path: Path) -> None:
     tf.saved_model.save(Mixed(), str(path), signatures=signatures)
 
 
+def save_version_1(path: Path) -> None:
+    """As TensorFlow 1 exported: a variable, a table filled by the main op, placeholders of unknown shape.
+    x float, key string (default b"two") to y = a * x + table[key], and to given, which is x itself."""
+    tf = tensorflow()
+    v1 = tf.compat.v1
+    utils = v1.saved_model.utils.build_tensor_info
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, name="x")
+        key = v1.placeholder(tf.string, name="key")
+        a = v1.get_variable("a", initializer=0.5, use_resource=False)
+        rows = tf.lookup.KeyValueTensorInitializer(["two", "three"], [2.0, 3.0])
+        y = a * x + tf.lookup.StaticHashTable(rows, default_value=0.0).lookup(key)
+        session.run([v1.global_variables_initializer(), v1.tables_initializer()])
+        signature = v1.saved_model.build_signature_def(
+            {"x": utils(x), "key": utils(key)},
+            {"y": utils(y), "given": utils(x)},
+            "tensorflow/serving/predict",
+        )
+        signature.defaults["key"].CopyFrom(tf.make_tensor_proto(b"two"))
+        builder = v1.saved_model.Builder(str(path))
+        builder.add_meta_graph_and_variables(
+            session, ["serve"], {"serving_default": signature}, main_op=v1.tables_initializer()
+        )
+        builder.save()
+
+
 MAKERS = {
     "half_plus_two": save_half_plus_two,
     "echo": save_echo,
     "intents": save_intents,
     "mixed": save_mixed,
+    "version_1": save_version_1,
 }
 
 
