@@ -9,6 +9,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,6 +53,9 @@ class ServerProcess:
     """A server in a process of its own, its output collected as it comes."""
 
     def __init__(self, script: str, arguments: dict[str, Any], env: dict[str, str]) -> None:
+        # A server that is killed leaves its temporary directory behind.
+        self._directory = tempfile.TemporaryDirectory(prefix="test-")
+        env = {"TMPDIR": self._directory.name, **env}
         self.process = subprocess.Popen(
             [sys.executable, "-c", script, json.dumps(arguments)],
             stdin=subprocess.DEVNULL,
@@ -110,6 +114,7 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.wait()
+        self._directory.cleanup()
 
     def envoy_pids(self) -> list[int]:
         """Its child processes."""
