@@ -90,9 +90,8 @@ def decode_predict_response(data: Buffer) -> PredictResponse:
 def _tensors(
     buf: Buffer, entries: Sequence[Span], what: str
 ) -> tuple[dict[str, NDArray[Any]], dict[str, DataType]]:
-    """The entries of a `map<string, TensorProto>`."""
-    arrays: dict[str, NDArray[Any]] = {}
-    data_types: dict[str, DataType] = {}
+    """The arrays and DataTypes in the entries of a `map<string, TensorProto>`."""
+    tensors: dict[str, list[Span]] = {}
     for start, end in entries:
         key = ""
         spans: list[Span] = []
@@ -101,6 +100,10 @@ def _tensors(
                 spans.append((a, b))
             elif tag == _KEY:
                 key = read_string(buf, a, b)
+        tensors[key] = spans  # of entries with one key the last one counts
+    arrays: dict[str, NDArray[Any]] = {}
+    data_types: dict[str, DataType] = {}
+    for key, spans in tensors.items():
         try:
             data_types[key], arrays[key] = decode_typed_tensor(*merge(buf, spans or [(0, 0)]))
         except ProtoError as error:

@@ -124,6 +124,11 @@ def test_version_choices_replace_each_other() -> None:
         encode_predict_request(ModelSpec("m", 1, "stable"), {})
 
 
+def test_the_last_entry_of_a_key_counts() -> None:
+    broken_tensor = b"\x12\x07\x0a\x01x\x12\x02\x08\x01"
+    check_request(broken_tensor + encode_predict_request(ModelSpec("m"), {"x": ARRAYS["x"]}))
+
+
 def test_errors_name_the_tensor() -> None:
     request = predict_pb2.PredictRequest()
     request.inputs["sentence"].dtype = 1
