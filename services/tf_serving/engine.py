@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -102,7 +103,7 @@ class Engine:
         self._in_caller = in_caller
         self.signatures = graph.signatures
         self.signature_def_map = graph.signature_def_map
-        self.runner = functools.lru_cache(_MAX_RUNNERS)(self._compile)
+        self.runner = functools.lru_cache(_MAX_RUNNERS)(self._runner)
 
     @staticmethod
     def load(path: Path, threads: Threads) -> Engine:
@@ -154,6 +155,20 @@ class Engine:
         """Free the session. No runner may be called any more."""
         self.runner.cache_clear()
         self._session.close()
+
+    def _runner(self, signature_name: str, outputs: tuple[str, ...]) -> Runner:
+        """Compiles on its first call, hence on a model thread: optimising a large graph takes seconds."""
+        lock = threading.Lock()
+        compiled: Runner | None = None
+
+        def run(arrays: Arrays) -> list[NDArray[Any]]:
+            nonlocal compiled
+            if compiled is None:
+                with lock:
+                    compiled = compiled or self._compile(signature_name, outputs)
+            return compiled(arrays)
+
+        return run
 
     def _compile(self, signature_name: str, outputs: tuple[str, ...]) -> Runner:
         """The callable of one signature for a choice of outputs; only what these need is computed."""

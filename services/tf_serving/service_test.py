@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from libs.proto.dtypes import DataType
 from libs.serving.call import Call
 from libs.serving.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.tf_serving.engine import Engine, Threads
@@ -15,7 +19,9 @@ from services.tf_serving.execution import Execution
 from services.tf_serving.runtime import tensorflow
 from services.tf_serving.servables import Servable, Servables
 from services.tf_serving.service import Service
+from services.tf_serving.signature import dtype_name
 from services.tf_serving.testing import ECHO_DTYPES, predict_request
+from services.tf_serving.testing_arrays import PLAIN, QUANTIZED, arrays, official
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
@@ -105,6 +111,30 @@ async def test_every_dtype_comes_back_as_it_was_sent(service: Service) -> None:
             assert list(y.int_val) == [0, 1, 3]
         else:
             assert tf.make_ndarray(y).tolist() == given.tolist(), name
+
+
+async def test_any_tensor_of_any_dtype_comes_back_bit_for_bit(service: Service) -> None:
+    tensorflow()
+    from tensorflow_serving.apis.predict_pb2 import PredictResponse
+
+    async def ask(body: bytes) -> bytes:
+        return await service.predict(Call(PREDICT, {}, None), body)
+
+    loop = asyncio.get_running_loop()
+    names = {DataType.DT_FLOAT: "float32", DataType.DT_DOUBLE: "float64"}
+
+    @settings(max_examples=150, deadline=None)
+    @given(arrays([*PLAIN, *QUANTIZED]), st.booleans())
+    def check(drawn: Any, typed: bool) -> None:
+        data_type, array = drawn
+        signature = names.get(data_type, dtype_name(data_type))
+        proto = official(array, data_type, typed=typed or data_type in QUANTIZED)
+        request = predict_request("echo", {"x": proto}, signature=signature)
+        answer = asyncio.run_coroutine_threadsafe(ask(request.SerializeToString()), loop).result(30)
+        y = PredictResponse.FromString(answer).outputs["y"]
+        assert y.SerializeToString() == official(array, data_type, typed=True).SerializeToString()
+
+    await asyncio.to_thread(check)
 
 
 async def test_a_filter_chooses_outputs_and_two_names_may_be_one_tensor(service: Service) -> None:
