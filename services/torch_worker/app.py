@@ -91,6 +91,7 @@ class Worker:
             engine,
             policy,
             hook_threads=hook_threads(self._config.hook_threads, cores),
+            inline=engine.only_model,
             observer=stats,
             hook_observer=self._metrics.batcher(f"{name}/preprocess") if engine.preprocesses else None,
         )
@@ -116,12 +117,20 @@ class Worker:
             await self._service.close(_CLOSE_S)
 
 
+# Threads here hold Python's lock for microseconds, but CPython lets a waiting thread ask for it only after 5
+# ms. torch gives the lock up at every operator, so the model's thread would wait that long for a busy event
+# loop, over and over. Measured with the mmoe example at 64 calls in flight: 82 us of CPU a call at 5 ms, 73
+# at 1 ms, about the same below.
+_SWITCH_INTERVAL_S = 0.0005
+
+
 def create() -> GrpcApp:
     """The application of the process's environment."""
     config = WorkerConfig.from_json(os.environ[CONFIG_VARIABLE])
     logging.basicConfig(
         level=config.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     return Worker(config).app
 
 

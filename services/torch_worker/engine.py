@@ -97,6 +97,13 @@ class Engine:
         return self._hooks.preprocess is not None
 
     @property
+    def only_model(self) -> bool:
+        """Whether nothing but the model itself runs, on the CPU: no hooks, which may wait for something."""
+        hooks = self._hooks
+        no_hooks = hooks.preprocess is None and hooks.run_model is None and hooks.postprocess is None
+        return no_hooks and self._device.type == "cpu"
+
+    @property
     def shares_calls(self) -> bool:
         """Whether requests may share model calls, as far as is known now."""
         return self._shares

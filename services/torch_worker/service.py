@@ -8,6 +8,8 @@ joins jobs of one key into a model call and encodes the answers, all on the mode
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -21,6 +23,7 @@ from services.torch_worker.answers import encode_answer
 from services.torch_worker.codec import AnswerEncoder, RequestDecoder
 from services.torch_worker.engine import Engine, Job
 from services.torch_worker.haste import Haste
+from services.torch_worker.quick import Quick
 
 METHODS = ("/seldon.protos.Model/Predict", "/seldon.protos.Seldon/Predict")
 
@@ -39,6 +42,9 @@ class PredictService:
         policy: bounds of the model's queue. The queue before preprocess is bounded by the same number, in
             requests.
         hook_threads: threads that run preprocess.
+        inline: whether a lone request to a quick model may run on the event loop's thread; see `quick`. Not
+        for
+            folders with hooks, which may wait for something.
         observer: told about the model's batches.
         hook_observer: told about preprocess's groups.
     """
@@ -49,14 +55,22 @@ class PredictService:
         policy: BatchPolicy,
         *,
         hook_threads: int = 1,
+        inline: bool = False,
         observer: BatchObserver | None = None,
         hook_observer: BatchObserver | None = None,
     ) -> None:
         self._engine = engine
         self._max_rows = policy.max_batch_size
+        self._observer = observer
         self._decoder = RequestDecoder()
         self._encoder = AnswerEncoder()
         self._haste = Haste()
+        self._quick = Quick()
+        self._inline = inline
+        # Held while the engine runs: the event loop's thread and the model's never run it together.
+        self._running = threading.Lock()
+        # Requests being served. With one, there is nobody to share a call with.
+        self._present = 0
         self._model: Batcher[Task, bytes] = Batcher(
             self._run, policy, size=self._size, key=self._key, observer=observer, name="model"
         )
@@ -99,13 +113,20 @@ class PredictService:
                 "the SeldonMessage carries no payload; expected one of data.tensor, data.ndarray, "
                 f"data.tftensor, binData, strData, jsonData{custom}"
             )
-        if self._hooks is not None:
-            job = await self._hooks.submit(request, deadline=call.deadline, cancelled=call.cancelled)
-        else:
-            job = self._prepare(request)
+        self._present += 1
+        try:
+            if self._hooks is not None:
+                job = await self._hooks.submit(request, deadline=call.deadline, cancelled=call.cancelled)
+            else:
+                job = self._prepare(request)
+            return await self._answer(call, request, job)
+        finally:
+            self._present -= 1
+
+    async def _answer(self, call: Call, request: SeldonRequest, job: Job) -> bytes:
+        now = time.monotonic()
         start_by = call.deadline
         if start_by is not None:
-            now = time.monotonic()
             needed = self._haste.needed(now)
             start_by -= needed
             if start_by <= now:
@@ -113,6 +134,12 @@ class PredictService:
                     f"the deadline is in {max(start_by + needed - now, 0) * 1e3:.0f} ms and the model takes "
                     f"{needed * 1e3:.0f} ms or more, so it was not run"
                 )
+        if self._inline and self._present == 1 and self._quick.allows(job.rows, now):
+            await asyncio.sleep(0)  # lets those that came in the same turn of the loop be counted
+            if self._present == 1:
+                answer = self._run_here((request, job), now)
+                if answer is not None:
+                    return answer
         return await self._model.submit((request, job), deadline=start_by, cancelled=call.cancelled)
 
     async def close(self, drain_deadline_s: float) -> None:
@@ -136,11 +163,31 @@ class PredictService:
         except ServingError as error:
             return error
 
+    def _run_here(self, task: Task, start: float) -> bytes | None:
+        """The answer to a lone task, made on this thread; None if the model's thread is at work after all."""
+        if not self._running.acquire(blocking=False):
+            return None
+        try:
+            (answer,) = self._run_locked([task])
+        finally:
+            self._running.release()
+        if self._observer is not None:
+            self._observer.ran(1, task[1].rows, 0.0, time.monotonic() - start)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
     def _run(self, tasks: Sequence[Task]) -> list[bytes | Exception]:
+        with self._running:
+            return self._run_locked(tasks)
+
+    def _run_locked(self, tasks: Sequence[Task]) -> list[bytes | Exception]:
         start = time.monotonic()
         results = self._engine.run([job for _, job in tasks])
         end = time.monotonic()
-        self._haste.observe(end - start, sum(job.rows for _, job in tasks), end)
+        rows = sum([job.rows for _, job in tasks])
+        self._haste.observe(end - start, rows, end)
+        self._quick.observe(end - start, rows, end)
         return [self._encode(request, result) for (request, _), result in zip(tasks, results, strict=True)]
 
     def _encode(self, request: SeldonRequest, result: Any) -> bytes | Exception:

@@ -16,7 +16,7 @@ from torch import nn
 from libs.proto.seldon import DataKind, SeldonRequest, decode_message, encode_message, encode_meta
 from libs.serving.batcher import BatchPolicy
 from libs.serving.call import Call
-from libs.serving.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
+from libs.serving.errors import DeadlineExceeded, Internal, InvalidArgument, ResourceExhausted
 from services.torch_worker.engine import Engine
 from services.torch_worker.hooks import Hooks
 from services.torch_worker.service import METHODS, PredictService
@@ -43,12 +43,17 @@ class Gated(nn.Module):
 
 @asynccontextmanager
 async def served(
-    model: nn.Module, hooks: Hooks | None = None, *, policy: BatchPolicy | None = None, hook_threads: int = 2
+    model: nn.Module,
+    hooks: Hooks | None = None,
+    *,
+    policy: BatchPolicy | None = None,
+    hook_threads: int = 2,
+    inline: bool = False,
 ) -> AsyncIterator[PredictService]:
     engine = Engine(
         model, hooks or Hooks(), device=torch.device("cpu"), folder=Path(__file__).parent, batchable=True
     )
-    service = PredictService(engine, policy or BatchPolicy(64, 256), hook_threads=hook_threads)
+    service = PredictService(engine, policy or BatchPolicy(64, 256), hook_threads=hook_threads, inline=inline)
     try:
         yield service
     finally:
@@ -141,6 +146,39 @@ async def test_a_lone_request_that_cannot_be_answered_in_time_is_not_run() -> No
             await ask(service, TENSOR, np.zeros((1, 2)), deadline=time.monotonic() + 0.005)
         await ask(service, TENSOR, np.zeros((1, 2)), deadline=time.monotonic() + 20)
     assert model.calls == [1, 1]
+
+
+async def test_a_lone_request_to_a_quick_model_runs_on_the_loops_thread() -> None:
+    threads: list[str] = []
+
+    class Where(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            threads.append(threading.current_thread().name)
+            return x
+
+    async with served(Where(), inline=True) as service:
+        for n in range(200):
+            assert (await ask(service, TENSOR, np.full((1, 2), n))).payload.tolist() == [[n, n]]
+        here = threading.current_thread().name
+        assert threads[0] == "model-0" and threads.count(here) > 100
+        threads.clear()
+        answers = await asyncio.gather(*(ask(service, TENSOR, np.full((1, 2), n)) for n in range(50)))
+        assert [a.payload[0, 0] for a in answers] == list(range(50))
+        assert set(threads) == {"model-0"}
+
+
+async def test_errors_of_lone_requests_come_through() -> None:
+    class Picky(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x[0, 0] >= 0
+            return x
+
+    async with served(Picky(), inline=True) as service:
+        for _ in range(60):
+            await ask(service, TENSOR, np.ones((1, 2)))
+        with pytest.raises(Internal, match="the model raised AssertionError"):
+            await ask(service, TENSOR, -np.ones((1, 2)))
+        assert (await ask(service, TENSOR, np.ones((1, 2)))).payload.tolist() == [[1.0, 1.0]]
 
 
 async def test_a_full_queue_sheds_at_once_and_the_rest_is_answered() -> None:
