@@ -8,6 +8,7 @@ one by one: that is checked on the first batch (`_Sharing`), and a batch whose m
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import logging
@@ -259,17 +260,17 @@ class Engine:
         assert self._dtype is not None
         needs_cast = self._needs_cast.get(x.dtype)
         if needs_cast is None:
-            try:
+            with contextlib.suppress(RuntimeError):
                 output = self._model(x, **model_kwargs)
-            except RuntimeError:
-                output = self._model(x.to(self._dtype), **model_kwargs)
-                needs_cast = True
-                log.info("the model does not take %s input; it is converted to %s", x.dtype, self._dtype)
-            else:
-                needs_cast = False
-            self._needs_cast[x.dtype] = needs_cast
-            return output
-        return self._model(x.to(self._dtype) if needs_cast else x, **model_kwargs)
+                self._needs_cast[x.dtype] = False
+                return output
+        elif not needs_cast:
+            return self._model(x, **model_kwargs)
+        output = self._model(x.to(self._dtype), **model_kwargs)
+        if needs_cast is None:
+            self._needs_cast[x.dtype] = True
+            log.info("the model does not take %s input; it is converted to %s", x.dtype, self._dtype)
+        return output
 
     def _finish(self, job: Job, output: Any) -> Any:
         hook = self._hooks.postprocess
