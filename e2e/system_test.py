@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import numpy as np
@@ -59,7 +60,7 @@ def mmoe(processes: Processes, models: Path, tmp_path_factory: pytest.TempPathFa
     caller.close()
 
 
-def until(condition, timeout_s: float) -> bool:  # type: ignore[no-untyped-def]
+def until(condition: Callable[[], bool], timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if condition():
@@ -68,7 +69,7 @@ def until(condition, timeout_s: float) -> bool:  # type: ignore[no-untyped-def]
     return False
 
 
-def test_every_model_answers_as_it_does_when_loaded_directly(processes, models, tmp_path_factory):  # type: ignore[no-untyped-def]
+def test_every_model_answers_as_it_does_when_loaded_directly(processes: Processes, models: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     backends = {
         39: start_worker(processes, "digits", models / "digits"),
         111: start_worker(processes, "mmoe", models / "mmoe"),
@@ -85,7 +86,7 @@ def test_every_model_answers_as_it_does_when_loaded_directly(processes, models, 
     assert {answer.instance for answer in answers} == {hosts[0] for hosts in tasks.values()}
 
 
-def test_killing_one_of_two_workers_under_load_loses_no_call(mmoe):  # type: ignore[no-untyped-def]
+def test_killing_one_of_two_workers_under_load_loses_no_call(mmoe: SimpleNamespace) -> None:
     with Load(lambda: mmoe.caller.mmoe(ROW)[1]) as load:
         assert until(lambda: load.instances(0) == set(mmoe.addresses), 20), "both workers take traffic"
         mmoe.workers[0].kill()
@@ -96,7 +97,7 @@ def test_killing_one_of_two_workers_under_load_loses_no_call(mmoe):  # type: ign
     assert len([at for at, _ in load.served if at > killed]) > 50
 
 
-def test_node_file_edit_moves_traffic_within_two_seconds(mmoe):  # type: ignore[no-untyped-def]
+def test_node_file_edit_moves_traffic_within_two_seconds(mmoe: SimpleNamespace) -> None:
     first, second = mmoe.addresses
     write_nodes(mmoe.nodes, {MMOE_TASK: [first]})
     with Load(lambda: mmoe.caller.mmoe(ROW)[1]) as load:
@@ -108,7 +109,7 @@ def test_node_file_edit_moves_traffic_within_two_seconds(mmoe):  # type: ignore[
     assert load.instances(edited + 2.0) == {second}
 
 
-def test_bad_edit_changes_nothing(mmoe):  # type: ignore[no-untyped-def]
+def test_bad_edit_changes_nothing(mmoe: SimpleNamespace) -> None:
     with Load(lambda: mmoe.caller.mmoe(ROW)[1], threads=1) as load:
         mmoe.nodes.write_text("111=soon,nowhere\n")
         time.sleep(1.5)
@@ -117,7 +118,7 @@ def test_bad_edit_changes_nothing(mmoe):  # type: ignore[no-untyped-def]
     assert load.instances(0) == set(mmoe.addresses)
 
 
-def test_expired_call_never_reaches_the_model(processes, tmp_path_factory):  # type: ignore[no-untyped-def]
+def test_expired_call_never_reaches_the_model(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> None:
     worker = start_worker(processes, "slow", SLOW_MODEL)
     gateway = start_gateway(
         processes, tmp_path_factory.mktemp("nodes") / "nodes.txt", {SLOW_TASK: [worker.wait_ready()]}
@@ -144,7 +145,7 @@ def test_expired_call_never_reaches_the_model(processes, tmp_path_factory):  # t
     assert after == before + 2, "the model ran for an expired call"
 
 
-def test_gateway_drains_on_sigterm(processes, tmp_path_factory):  # type: ignore[no-untyped-def]
+def test_gateway_drains_on_sigterm(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> None:
     worker = start_worker(processes, "slow", SLOW_MODEL)
     nodes = tmp_path_factory.mktemp("nodes") / "nodes.txt"
     gateway = start_gateway(processes, nodes, {SLOW_TASK: [worker.wait_ready()]})
@@ -179,7 +180,7 @@ def test_gateway_drains_on_sigterm(processes, tmp_path_factory):  # type: ignore
     ],
     ids=["no name", "no task id", "unknown task", "no instance", "oversize"],
 )
-def test_statuses(gateway_only, change, code):  # type: ignore[no-untyped-def]
+def test_statuses(gateway_only: WpaiDLPredictOnlineServiceStub, change: Callable[[Any], None], code: grpc.StatusCode) -> None:
     request = PredictRequest()
     request.model_spec.name = "dead-5"
     change(request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -26,7 +27,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[prediction_servic
             yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
 
-def test_predict(stub):  # type: ignore[no-untyped-def]
+def test_predict(stub: Any) -> None:
     request = predict_pb2.PredictRequest()
     request.model_spec.name = MODEL
     request.inputs["x"].CopyFrom(make_tensor_proto([[1.0], [2.0], [5.0]]))
@@ -35,7 +36,7 @@ def test_predict(stub):  # type: ignore[no-untyped-def]
     assert response.model_spec.name == MODEL
 
 
-def test_metadata(stub):  # type: ignore[no-untyped-def]
+def test_metadata(stub: Any) -> None:
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = MODEL
     response = stub.GetModelMetadata(request, timeout=10)
@@ -44,7 +45,7 @@ def test_metadata(stub):  # type: ignore[no-untyped-def]
     assert "x" in signatures.signature_def["serving_default"].inputs
 
 
-def test_the_servers_own_errors_pass_through(stub):  # type: ignore[no-untyped-def]
+def test_the_servers_own_errors_pass_through(stub: Any) -> None:
     request = predict_pb2.PredictRequest()
     request.model_spec.name = MODEL
     request.inputs["nothing"].CopyFrom(make_tensor_proto([[1.0]]))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import numpy as np
@@ -27,14 +28,14 @@ MODEL, TASK = "doubler-12", 12
 class Doubler(GRPCInferenceServiceServicer):
     """A V2 backend: answers twice its FP32 input."""
 
-    def ModelInfer(self, request, context):  # type: ignore[no-untyped-def] # noqa: N802
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         doubled = np.frombuffer(request.raw_input_contents[0], "<f4") * 2
         response = ModelInferResponse(model_name=request.model_name, id=request.id)
         response.outputs.add(name="y", datatype="FP32", shape=request.inputs[0].shape)
         response.raw_output_contents.append(doubled.tobytes())
         return response
 
-    def ModelReady(self, request, context):  # type: ignore[no-untyped-def] # noqa: N802
+    def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
         return ModelReadyResponse(ready=request.name == MODEL)
 
 
@@ -51,7 +52,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace
     server.stop(None)
 
 
-def test_tritonclient_infers_through_the_gateway(system):  # type: ignore[no-untyped-def]
+def test_tritonclient_infers_through_the_gateway(system: SimpleNamespace) -> None:
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
     given = triton.InferInput("x", values.shape, "FP32")
     given.set_data_from_numpy(values)
@@ -62,8 +63,8 @@ def test_tritonclient_infers_through_the_gateway(system):  # type: ignore[no-unt
     assert result.get_response().id == "42"
 
 
-def test_tis_predict(system):  # type: ignore[no-untyped-def]
-    request = ModelInferRequest(model_name=MODEL, raw_input_contents=[np.float32([1.5]).tobytes()])
+def test_tis_predict(system: SimpleNamespace) -> None:
+    request = ModelInferRequest(model_name=MODEL, raw_input_contents=[np.array([1.5], np.float32).tobytes()])
     request.inputs.add(name="x", datatype="FP32", shape=[1])
     with grpc.insecure_channel(system.gateway) as channel:
         response = WpaiDLPredictOnlineServiceStub(channel).TisPredict(request, timeout=10)

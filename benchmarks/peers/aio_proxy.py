@@ -9,7 +9,7 @@ import sys
 import grpc
 
 
-class PassThrough(grpc.GenericRpcHandler):
+class PassThrough(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Forwards every unary call to the backends in turn."""
 
     def __init__(self, ports: list[int]) -> None:
@@ -23,7 +23,8 @@ class PassThrough(grpc.GenericRpcHandler):
             key = (id(channel), details.method)
             if key not in self._calls:
                 self._calls[key] = channel.unary_unary(details.method)
-            return await self._calls[key](request, timeout=context.time_remaining())
+            answer: bytes = await self._calls[key](request, timeout=context.time_remaining())
+            return answer
 
         return grpc.unary_unary_rpc_method_handler(forward)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,8 @@ def rounds(caller: Caller, models: Path) -> Sequence[Callable[[], Answer]]:
         (got,), instance = caller.half_plus_two([value])
         return Answer("half_plus_two", f"{value:g}", f"{got:g}", instance, got == value / 2 + 2)
 
-    calls += [lambda item=item: ask_digits(item[0], *item[1]) for item in sorted(digits.items())]
-    calls += [lambda row=row: ask_mmoe(row) for row in range(len(mmoe["features"]))]
-    calls += [lambda item=item: ask_textcnn(item[0], item[1]["output"], item[1]["score"]) for item in textcnn.items()]
-    calls += [lambda value=value: ask_half_plus_two(value) for value in (1.0, 2.0, 5.0, -4.0)]
+    calls += [partial(ask_digits, name, *answer) for name, answer in sorted(digits.items())]
+    calls += [partial(ask_mmoe, row) for row in range(len(mmoe["features"]))]
+    calls += [partial(ask_textcnn, text, said["output"], said["score"]) for text, said in textcnn.items()]
+    calls += [partial(ask_half_plus_two, value) for value in (1.0, 2.0, 5.0, -4.0)]
     return calls

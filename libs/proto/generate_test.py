@@ -16,7 +16,6 @@ ONE_MESSAGE = 'syntax = "proto3";\npackage p;\nmessage M { map<string, int32> co
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A repository with one proto."""
-    pytest.importorskip("grpc_tools")
     folder = tmp_path / "root" / "libs" / "proto"
     folder.mkdir(parents=True)
     (folder / "one.proto").write_text(ONE_MESSAGE)

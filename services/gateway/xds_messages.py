@@ -54,7 +54,7 @@ def message_class(full_name: str) -> Any:
     return message_factory.GetMessageClass(POOL.FindMessageTypeByName(full_name))
 
 
-def parse(full_name: str, fields: Mapping[str, Any]) -> Message:
+def parse(full_name: str, fields: Mapping[str, Any]) -> Any:
     """Builds a message from the JSON form that Envoy's documentation uses; json_format.ParseError names a bad field."""
     return json_format.ParseDict(dict(fields), message_class(full_name)(), descriptor_pool=POOL)
 
