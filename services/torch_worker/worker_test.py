@@ -273,6 +273,46 @@ def test_a_late_request_is_told_in_time_and_never_reaches_the_model(slow: Runnin
     assert calls(slow)[len(before) :] == [1, 1]
 
 
+def test_every_answer_under_batching_is_its_own_requests(doubler: Running) -> None:
+    rng = np.random.default_rng(5)
+    arrays = [rng.normal(size=(int(rng.integers(1, 5)), 3)) for _ in range(1500)]
+    window = 64
+    waiting: list[Any] = []
+    for n in range(len(arrays) + window):
+        if n < len(arrays):
+            request = tensor(arrays[n], taskId=39)
+            if n % 3 == 0:
+                request.meta.puid = str(n)
+            waiting.append(doubler.model.Predict.future(request, timeout=60))
+        if n >= window:
+            answer = waiting[n - window].result()
+            array = arrays[n - window]
+            assert tuple(answer.data.tensor.shape) == array.shape
+            assert answer.meta.puid == ("" if (n - window) % 3 else str(n - window))
+            np.testing.assert_allclose(
+                answer.data.tensor.values, (2 * array + 1).ravel(), rtol=1e-5, atol=1e-6
+            )
+    batches = float(metric(doubler, 'serving_batch_items_count{model="doubler"}'))
+    assert batches < len(arrays), "requests shared calls"
+
+
+def metric(running: Running, name: str) -> str:
+    line = next(line for line in running.get("/metrics").splitlines() if line.startswith(name))
+    return line.rsplit(" ", 1)[1]
+
+
+def test_a_lone_request_without_enough_time_never_reaches_the_model(tmp_path: Path) -> None:
+    with worker(make_folder(tmp_path / "slow", SLOW, "Slow()")) as running:
+        running.predict(tensor([[0.3]]))
+        start = time.monotonic()
+        with pytest.raises(grpc.RpcError) as caught:
+            running.predict(tensor([[0.3]]), timeout=0.005)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert time.monotonic() - start < 0.25
+        time.sleep(0.1)
+        assert calls(running) == [1]
+
+
 def test_overload_is_refused_at_once(slow: Running) -> None:
     before = len(calls(slow))
     with ThreadPoolExecutor(2) as pool:
