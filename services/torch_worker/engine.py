@@ -8,11 +8,9 @@ one by one: that is checked on the first batch (`_Sharing`), and a batch whose m
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import json
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from libs.serving.errors import InvalidArgument, ServingError
+from libs.serving.errors import Internal, InvalidArgument, ServingError
+from services.torch_worker.calling import ModelCaller, tag_selector
 from services.torch_worker.hooks import Hooks, failure
-from services.torch_worker.tensors import NotSplittableError, join, plain, plain_parts, same, split
+from services.torch_worker.tensors import NotSplittableError, plain, plain_parts, same, split
 
 log = logging.getLogger(__name__)
 
-_TORCH_FLOATS: dict[np.dtype[Any], torch.dtype] = {
-    np.dtype(np.float16): torch.float16,
-    np.dtype(np.float32): torch.float32,
-    np.dtype(np.float64): torch.float64,
-}
-_NUMPY_FLOATS: dict[torch.dtype, np.dtype[Any]] = {t: n for n, t in _TORCH_FLOATS.items()}
+# Forms of input remembered; a model that takes more than these is not one to say what it takes.
+_MAX_FORMS = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +39,7 @@ class Job:
         model_kwargs: keyword arguments of the model call, from the tags; mostly empty.
         rows: size of dimension 0, for jobs that can share a call; else 1.
         key: jobs of equal keys can share a call; None: this one cannot.
+        form: dtype and trailing shape of an input that has rows.
     """
 
     data: Any
@@ -51,6 +47,7 @@ class Job:
     model_kwargs: dict[str, Any]
     rows: int
     key: Hashable
+    form: tuple[Any, ...] | None
 
 
 class Engine:
@@ -75,15 +72,13 @@ class Engine:
         folder: Path,
         batchable: bool | None = None,
     ) -> None:
-        self._model = model
         self._hooks = hooks
         self._device = device
         self._folder = folder
         self._select_tags = tag_selector(model) if hooks.model_takes_tags else None
-        self._dtype = _float_dtype(model)
-        # Per floating input dtype other than the model's: whether the model needs it converted. Learnt by
-        # trying.
-        self._needs_cast: dict[torch.dtype | None, bool] = {}
+        self._caller = ModelCaller(model, device, hooks.run_model)
+        # dtypes and trailing shapes that the model has answered.
+        self._answered: dict[tuple[Any, ...], None] = {}
         self._shares = batchable if batchable is not None else hooks.run_model is None
         self._verified = batchable is True
 
@@ -147,13 +142,14 @@ class Engine:
         tags = kwargs["meta"].get("tags") or {}
         # One tag is the task id that routed the call; more than one means arguments for the model.
         model_kwargs = self._select_tags(tags) if self._select_tags is not None and len(tags) > 1 else {}
-        rows, key = 1, None
+        rows, key, form = 1, None, None
         if isinstance(payload, np.ndarray | torch.Tensor) and payload.ndim > 0 and _is_numeric(payload):
             rows = payload.shape[0]
             # A run_model sees all tags, so only equal ones may share its call.
             relevant = tags if self._hooks.run_model is not None else model_kwargs
-            key = (type(payload), payload.dtype, payload.shape[1:], _frozen(relevant) if relevant else None)
-        return Job(payload, kwargs, model_kwargs, rows, key)
+            form = (payload.dtype, payload.shape[1:])
+            key = (type(payload), *form, _frozen(relevant) if relevant else None)
+        return Job(payload, kwargs, model_kwargs, rows, key, form)
 
     def run(self, jobs: Sequence[Job]) -> list[Any]:
         """Answer jobs of one key; in an answer's place stands a ServingError where a job failed.
@@ -191,7 +187,7 @@ class Engine:
         try:
             output = self._call([job.data], job)
         except BaseException as error:
-            return self._model_failure(error)
+            return self._model_failure(job, error)
         return self._finish(job, output)
 
     def _verify(self, jobs: Sequence[Job]) -> list[Any]:
@@ -203,7 +199,7 @@ class Engine:
             try:
                 outputs.append(self._call([job.data], job))
             except BaseException as error:
-                outputs.append(self._model_failure(error))
+                outputs.append(self._model_failure(job, error))
         if any(isinstance(output, ServingError) for output in outputs):
             return [
                 o if isinstance(o, ServingError) else self._finish(j, o)
@@ -231,47 +227,6 @@ class Engine:
             "requests will not share model calls: %s (batchable in config.toml overrides this)", reason
         )
 
-    def _call(self, inputs: Sequence[Any], job: Job) -> Any:
-        """One model call on the joined inputs, with job's keyword arguments."""
-        if self._hooks.run_model is not None:
-            x = inputs[0] if len(inputs) == 1 else join(inputs)
-            return self._hooks.run_model(self._model, x, **job.kwargs)
-        first = inputs[0]
-        if isinstance(first, np.ndarray):
-            target: np.dtype[Any] | None = None
-            if self._dtype is not None and self._needs_cast.get(_TORCH_FLOATS.get(first.dtype)):
-                target = _NUMPY_FLOATS.get(self._dtype)
-            first = join(inputs, target)
-        elif len(inputs) > 1:
-            first = join(inputs)
-        if not isinstance(first, torch.Tensor):
-            return self._model(first.to(self._device) if hasattr(first, "to") else first, **job.model_kwargs)
-        x = first.to(self._device)
-        if self._dtype is None or x.dtype is self._dtype or not x.is_floating_point():
-            return self._model(x, **job.model_kwargs)
-        return self._call_casting(x, job.model_kwargs)
-
-    def _call_casting(self, x: torch.Tensor, model_kwargs: Mapping[str, Any]) -> Any:
-        """Call with a floating input of another dtype than the model's weights.
-
-        The wire's data.tensor is float64. A model that handles that itself must go on getting it (ids above
-        2**24 do not survive float32); one that fails on it is given its own dtype.
-        """
-        assert self._dtype is not None
-        needs_cast = self._needs_cast.get(x.dtype)
-        if needs_cast is None:
-            with contextlib.suppress(RuntimeError):
-                output = self._model(x, **model_kwargs)
-                self._needs_cast[x.dtype] = False
-                return output
-        elif not needs_cast:
-            return self._model(x, **model_kwargs)
-        output = self._model(x.to(self._dtype), **model_kwargs)
-        if needs_cast is None:
-            self._needs_cast[x.dtype] = True
-            log.info("the model does not take %s input; it is converted to %s", x.dtype, self._dtype)
-        return output
-
     def _finish(self, job: Job, output: Any) -> Any:
         hook = self._hooks.postprocess
         try:
@@ -279,31 +234,27 @@ class Engine:
         except BaseException as error:
             return failure("postprocess", error, self._folder)
 
-    def _model_failure(self, error: BaseException) -> ServingError:
-        return failure("run_model" if self._hooks.run_model is not None else "the model", error, self._folder)
+    def _call(self, inputs: Sequence[Any], job: Job) -> Any:
+        """One model call for several requests' inputs, with job's keyword arguments."""
+        output = self._caller.call(inputs, job.model_kwargs, job.kwargs)
+        if job.form is not None and job.form not in self._answered and len(self._answered) < _MAX_FORMS:
+            self._answered[job.form] = None
+        return output
 
+    def _model_failure(self, job: Job, error: BaseException) -> ServingError:
+        """The error of a failed model call.
 
-def tag_selector(model: torch.nn.Module) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Which tags of a request become keyword arguments of the model: those that its forward has parameters
-    for.
-
-    All of them where forward takes **kwargs or its signature cannot be read. The first parameter is the input
-    itself.
-    """
-    try:
-        parameters = list(inspect.signature(model.forward).parameters.values())
-    except (TypeError, ValueError):
-        return dict
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        return dict
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    accepted = frozenset(p.name for p in parameters[1:] if p.kind in named)
-    return lambda tags: {name: value for name, value in tags.items() if name in accepted}
-
-
-def _float_dtype(model: torch.nn.Module) -> torch.dtype | None:
-    """dtype of the model's first floating parameter, or None if it has none."""
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        An input of a form that the model never answered, while it answers others, is the caller's mistake.
+        """
+        stage = "run_model" if self._hooks.run_model is not None else "the model"
+        known = failure(stage, error, self._folder)
+        answered = self._answered
+        if isinstance(known, Internal) and answered and job.form is not None and job.form not in answered:
+            good = _form_text(next(iter(answered)))
+            return InvalidArgument(
+                f"the model does not take {_form_text(job.form)}; it has answered {good}; {known.message}"
+            )
+        return known
 
 
 def _is_numeric(payload: Any) -> bool:
@@ -320,3 +271,8 @@ def _describe(payload: Any) -> str:
 
 def _frozen(tags: Mapping[str, Any]) -> str:
     return json.dumps(tags, sort_keys=True)
+
+
+def _form_text(form: tuple[Any, ...]) -> str:
+    dtype, trailing = form
+    return f"{str(dtype).removeprefix('torch.')} of shape ({', '.join(['n', *map(str, trailing)])})"

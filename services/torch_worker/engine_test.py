@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from libs.serving.errors import Internal, InvalidArgument
-from services.torch_worker.engine import Engine, Job, tag_selector
+from services.torch_worker.calling import tag_selector
+from services.torch_worker.engine import Engine, Job
 from services.torch_worker.hooks import Hooks
 
 CPU = torch.device("cpu")
@@ -138,6 +139,20 @@ def test_a_failure_in_the_first_batch_leaves_the_question_open() -> None:
     net.calls.clear()
     e.run(jobs_of(e, rows(1.0), rows(2.0)))
     assert net.calls == [2]
+
+
+def test_a_form_that_the_model_never_answered_is_the_callers_mistake() -> None:
+    e = engine(Net())
+    (first,) = e.run(jobs_of(e, rows(1.0, width=4)))
+    assert isinstance(first, Internal), "nothing is known yet"
+    e.run(jobs_of(e, rows(1.0)))
+    (wrong,) = e.run(jobs_of(e, rows(1.0, width=4)))
+    assert isinstance(wrong, InvalidArgument)
+    assert wrong.message.startswith(
+        "the model does not take float64 of shape (n, 4); it has answered float64 of shape (n, 3); the model raised"
+    )
+    (unlucky,) = e.run(jobs_of(e, rows(13.0)))
+    assert isinstance(unlucky, Internal), "this form was answered before"
 
 
 class Mixer(nn.Module):

@@ -214,10 +214,11 @@ def test_other_kinds_reach_the_hooks_and_come_back(hooked: Running) -> None:
     [
         (SeldonMessage(), "INVALID_ARGUMENT", "carries no payload"),
         (SeldonMessage(strData="x"), "INVALID_ARGUMENT", "takes arrays of numbers"),
-        (tensor([[1.0, 2.0]]), "INTERNAL", "the model raised RuntimeError: mat1 and mat2"),
+        (tensor([[1.0, 2.0]]), "INVALID_ARGUMENT", "does not take float64 of shape (n, 2)"),
     ],
 )
 def test_bad_input(doubler: Running, message: SeldonMessage, code: str, text: str) -> None:
+    doubler.predict(tensor([[1.0, 2.0, 3.0]]))
     with pytest.raises(grpc.RpcError) as caught:
         doubler.predict(message)
     assert caught.value.code().name == code and text in caught.value.details()

@@ -1,0 +1,115 @@
+"""The model call itself: inputs joined, moved to the device, and of a dtype that the model takes."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from services.torch_worker.tensors import join
+
+log = logging.getLogger(__name__)
+
+_TORCH_FLOATS: dict[np.dtype[Any], torch.dtype] = {
+    np.dtype(np.float16): torch.float16,
+    np.dtype(np.float32): torch.float32,
+    np.dtype(np.float64): torch.float64,
+}
+_NUMPY_FLOATS: dict[torch.dtype, np.dtype[Any]] = {t: n for n, t in _TORCH_FLOATS.items()}
+
+
+class ModelCaller:
+    """Calls a model with the joined inputs of some requests. Used by one thread at a time.
+
+    Args:
+        model: in evaluation mode, on device.
+        device: where inputs are moved to; a custom run_model gets them as they are.
+        run_model: calls the model in its place, if given.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, device: torch.device, run_model: Callable[..., Any] | None
+    ) -> None:
+        self._model = model
+        self._device = device
+        self._run_model = run_model
+        self._dtype = _float_dtype(model)
+        # Per floating input dtype other than the model's: whether the model needs it converted. Learnt by
+        # trying.
+        self._needs_cast: dict[torch.dtype | None, bool] = {}
+
+    def call(
+        self, inputs: Sequence[Any], model_kwargs: Mapping[str, Any], hook_kwargs: Mapping[str, Any]
+    ) -> Any:
+        """The model's output for the rows of all inputs.
+
+        Args:
+            inputs: one of anything, or several arrays or tensors of one dtype and trailing shape.
+            model_kwargs: keyword arguments of the model.
+            hook_kwargs: keyword arguments of run_model, which gets no others.
+        """
+        if self._run_model is not None:
+            x = inputs[0] if len(inputs) == 1 else join(inputs)
+            return self._run_model(self._model, x, **hook_kwargs)
+        first = inputs[0]
+        if isinstance(first, np.ndarray):
+            target: np.dtype[Any] | None = None
+            if self._dtype is not None and self._needs_cast.get(_TORCH_FLOATS.get(first.dtype)):
+                target = _NUMPY_FLOATS.get(self._dtype)
+            first = join(inputs, target)
+        elif len(inputs) > 1:
+            first = join(inputs)
+        if not isinstance(first, torch.Tensor):
+            return self._model(first.to(self._device) if hasattr(first, "to") else first, **model_kwargs)
+        x = first.to(self._device)
+        if self._dtype is None or x.dtype is self._dtype or not x.is_floating_point():
+            return self._model(x, **model_kwargs)
+        return self._call_casting(x, self._dtype, model_kwargs)
+
+    def _call_casting(self, x: torch.Tensor, dtype: torch.dtype, model_kwargs: Mapping[str, Any]) -> Any:
+        """Call with a floating input of another dtype than the model's weights.
+
+        The wire's data.tensor is float64. A model that handles that itself must go on getting it (ids above
+        2**24 do not survive float32); one that fails on it is given its own dtype.
+        """
+        needs_cast = self._needs_cast.get(x.dtype)
+        if needs_cast is None:
+            with contextlib.suppress(RuntimeError):
+                output = self._model(x, **model_kwargs)
+                self._needs_cast[x.dtype] = False
+                return output
+        elif not needs_cast:
+            return self._model(x, **model_kwargs)
+        output = self._model(x.to(dtype), **model_kwargs)
+        if needs_cast is None:
+            self._needs_cast[x.dtype] = True
+            log.info("the model does not take %s input; it is converted to %s", x.dtype, dtype)
+        return output
+
+
+def tag_selector(model: torch.nn.Module) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Which tags of a request become keyword arguments of the model: those that its forward has parameters
+    for.
+
+    All of them where forward takes **kwargs or its signature cannot be read. The first parameter is the input
+    itself.
+    """
+    try:
+        parameters = list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):
+        return dict
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return dict
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    accepted = frozenset(p.name for p in parameters[1:] if p.kind in named)
+    return lambda tags: {name: value for name, value in tags.items() if name in accepted}
+
+
+def _float_dtype(model: torch.nn.Module) -> torch.dtype | None:
+    """dtype of the model's first floating parameter, or None if it has none."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
