@@ -20,7 +20,11 @@ TORCH_CPU_PAGE = "https://download.pytorch.org/whl/cpu/torch/"
 def pip_settings() -> dict[str, list[str]]:
     """Returns pip's settings by option name (`find-links`), each with its values; the environment's win."""
     listing = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "pip", "config", "list"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
     ).stdout
     settings: dict[str, list[str]] = {}
     for line in sorted(listing.splitlines(), key=lambda line: line.startswith(":env:")):

@@ -21,6 +21,7 @@ from libs.proto.messages import PredictRequest
 
 METHOD = "/com.bj58.ailab.dlpredictonline.grpc.WpaiDLPredictOnlineService/Predict"
 TASK = 7
+TYPE = "type.googleapis.com/"
 EPILOG = """\
 The backend is nghttpd, which echoes the request in C; every proxy has the same two. Each proxy runs alone with the
 load generator and the backends. The figures are of the proxy's processes only.
@@ -69,7 +70,7 @@ def plain_envoy(port: int, backends: list[int], concurrency: int) -> str:
         for backend in backends
     ]
     manager = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "plain",
         "codec_type": "HTTP2",
         "route_config": {
@@ -84,7 +85,9 @@ def plain_envoy(port: int, backends: list[int], concurrency: int) -> str:
         "http_filters": [
             {
                 "name": "envoy.filters.http.router",
-                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+                },
             }
         ],
     }
@@ -97,7 +100,10 @@ def plain_envoy(port: int, backends: list[int], concurrency: int) -> str:
                         "filter_chains": [
                             {
                                 "filters": [
-                                    {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+                                    {
+                                        "name": "envoy.filters.network.http_connection_manager",
+                                        "typed_config": manager,
+                                    }
                                 ]
                             }
                         ],
@@ -114,7 +120,10 @@ def plain_envoy(port: int, backends: list[int], concurrency: int) -> str:
                                 "explicit_http_config": http2,
                             }
                         },
-                        "load_assignment": {"cluster_name": "echo", "endpoints": [{"lb_endpoints": endpoints}]},
+                        "load_assignment": {
+                            "cluster_name": "echo",
+                            "endpoints": [{"lb_endpoints": endpoints}],
+                        },
                     }
                 ],
             }
@@ -138,10 +147,15 @@ def measure(address: str, pid: int, body: bytes, options: argparse.Namespace) ->
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="gateway", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="gateway",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dist", type=Path, default=Path("dist"), help="folder of the PEXes [%(default)s]")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 65536, 600_000], help="message sizes, bytes")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[256, 65536, 600_000], help="message sizes, bytes"
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement [%(default)s]")
     parser.add_argument("--in-flight", type=int, default=32, help="calls in flight [%(default)s]")
     options = parser.parse_args()
@@ -154,9 +168,8 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         backends = [free_port(), free_port()]
         for port in backends:
-            stack.enter_context(
-                running(["nghttpd", str(port), "--no-tls", "--echo-upload", "--trailer=grpc-status: 0", "-a", "127.0.0.1"], port)
-            )  # fmt: skip
+            echo = ["nghttpd", str(port), "--no-tls", "--echo-upload", "--trailer=grpc-status: 0", "-a", "127.0.0.1"]
+            stack.enter_context(running(echo, port))
 
         def each(name: str, address: str, pid: int) -> None:
             for size in options.sizes:
@@ -164,7 +177,14 @@ def main() -> int:
                 print(f"  {name}, {size} bytes: {results[name, size].cpu_us:.0f} us", file=sys.stderr)
 
         port = free_port()
-        plain = [envoy, "--config-yaml", plain_envoy(port, backends, 2), "--disable-hot-restart", "--concurrency", "2"]
+        plain = [
+            envoy,
+            "--config-yaml",
+            plain_envoy(port, backends, 2),
+            "--disable-hot-restart",
+            "--concurrency",
+            "2",
+        ]
         with running([*plain, "--log-level", "error"], port) as pid:
             each("plain Envoy", f"127.0.0.1:{port}", pid)
         folder = stack.enter_context(Processes(options.dist, Path("var/benchmarks")))
@@ -177,7 +197,12 @@ def main() -> int:
         each("gateway", gateway.wait_ready(), gateway.pid)
         folder.stop()
         port = free_port()
-        proxy = [sys.executable, str(Path(__file__).parent / "peers" / "aio_proxy.py"), str(port), *map(str, backends)]
+        proxy = [
+            sys.executable,
+            str(Path(__file__).parent / "peers" / "aio_proxy.py"),
+            str(port),
+            *map(str, backends),
+        ]
         with running(proxy, port, PYTHONPATH=os.pathsep.join(sys.path)) as pid:
             each("grpc.aio pass-through", f"127.0.0.1:{port}", pid)
 

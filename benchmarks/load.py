@@ -99,7 +99,9 @@ def table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Non
     widths = [max(len(line[column]) for line in [head, *rows]) for column in range(len(head))]
     print(f"\n{title}")
     for line in [head, tuple("-" * width for width in widths), *rows]:
-        cells = [line[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        cells = [line[0].ljust(widths[0])] + [
+            cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)
+        ]
         print("  " + "  ".join(cells))
 
 

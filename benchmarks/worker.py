@@ -37,7 +37,9 @@ def message() -> bytes:
 def answer(address: str, body: bytes) -> list[float]:
     """One call by a real client: h2load would take a gRPC error for success."""
     with grpc.insecure_channel(address) as channel:
-        response = channel.unary_unary(METHOD, response_deserializer=SeldonMessage.FromString)(body, timeout=30)
+        response = channel.unary_unary(METHOD, response_deserializer=SeldonMessage.FromString)(
+            body, timeout=30
+        )
     return list(response.data.tensor.values)
 
 
@@ -81,10 +83,15 @@ SERVERS = {"pyvoy echo (limit)": echo, "torch-worker": worker, "seldon-core 1.17
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="worker", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="worker",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dist", type=Path, default=Path("dist"), help="folder of the PEXes [%(default)s]")
-    parser.add_argument("--models", type=Path, default=Path("var/models"), help="example models [%(default)s]")
+    parser.add_argument(
+        "--models", type=Path, default=Path("var/models"), help="example models [%(default)s]"
+    )
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 16, 64], help="calls in flight")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement [%(default)s]")
     options = parser.parse_args()
@@ -98,7 +105,9 @@ def main() -> int:
                 answers[name] = [round(value, 4) for value in answer(address, body)]
             for in_flight in options.in_flight:
                 results[name, in_flight] = load.run(address, METHOD, body, pid, in_flight, options.seconds)
-                print(f"  {name}, {in_flight} in flight: {results[name, in_flight].rate:.0f}/s", file=sys.stderr)
+                print(
+                    f"  {name}, {in_flight} in flight: {results[name, in_flight].rate:.0f}/s", file=sys.stderr
+                )
             if server is not echo:
                 assert answers[name] == [round(value, 4) for value in answer(address, body)]
     assert len({tuple(values) for values in answers.values()}) == 1, f"the servers disagree: {answers}"

@@ -46,7 +46,9 @@ def test_client_through_the_gateway(system: SimpleNamespace, payload_type: str) 
         payload_type=payload_type,
         channel_credentials=None,
     )
-    result = client.predict(data=np.zeros((2, FEATURES)), meta={"tags": {"taskId": TASK}}, headers={"x-dl-task": str(TASK)})
+    result = client.predict(
+        data=np.zeros((2, FEATURES)), meta={"tags": {"taskId": TASK}}, headers={"x-dl-task": str(TASK)}
+    )
     assert result.success, result.msg
     assert payload_type in result.response["data"]
 

@@ -19,7 +19,9 @@ ANY_PORT = ("--host", "127.0.0.1", "--port", "0")
 
 
 def start_worker(processes: Processes, name: str, folder: Path, *arguments: str) -> Process:
-    return processes.start(name, "torch-worker-cpu", "serve", "--model-dir", str(folder), *ANY_PORT, *arguments)
+    return processes.start(
+        name, "torch-worker-cpu", "serve", "--model-dir", str(folder), *ANY_PORT, *arguments
+    )
 
 
 def start_tensorflow(processes: Processes, name: str, model: str, base: Path) -> Process:
@@ -28,11 +30,21 @@ def start_tensorflow(processes: Processes, name: str, model: str, base: Path) ->
     )
 
 
-def start_gateway(processes: Processes, nodes: Path, tasks: dict[int, list[str]], timeout_ms: int = 5000) -> Process:
+def start_gateway(
+    processes: Processes, nodes: Path, tasks: dict[int, list[str]], timeout_ms: int = 5000
+) -> Process:
     """Writes the node file and starts a gateway over it; returns it ready."""
     write_nodes(nodes, tasks, timeout_ms)
     gateway = processes.start(
-        "gateway", "gateway", "serve", "--nodes", str(nodes), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"
+        "gateway",
+        "gateway",
+        "serve",
+        "--nodes",
+        str(nodes),
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
     )
     gateway.wait_ready()
     return gateway

@@ -49,7 +49,9 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 
 
 @pytest.fixture
-def mmoe(processes: Processes, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def mmoe(
+    processes: Processes, models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SimpleNamespace]:
     """Two mmoe workers behind a gateway."""
     workers = [start_worker(processes, f"mmoe-{number}", models / "mmoe") for number in (1, 2)]
     addresses = [worker.wait_ready() for worker in workers]
@@ -69,7 +71,9 @@ def until(condition: Callable[[], bool], timeout_s: float) -> bool:
     return False
 
 
-def test_every_model_answers_as_it_does_when_loaded_directly(processes: Processes, models: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_every_model_answers_as_it_does_when_loaded_directly(
+    processes: Processes, models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     backends = {
         39: start_worker(processes, "digits", models / "digits"),
         111: start_worker(processes, "mmoe", models / "mmoe"),
@@ -118,7 +122,9 @@ def test_bad_edit_changes_nothing(mmoe: SimpleNamespace) -> None:
     assert load.instances(0) == set(mmoe.addresses)
 
 
-def test_expired_call_never_reaches_the_model(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_expired_call_never_reaches_the_model(
+    processes: Processes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     worker = start_worker(processes, "slow", SLOW_MODEL)
     gateway = start_gateway(
         processes, tmp_path_factory.mktemp("nodes") / "nodes.txt", {SLOW_TASK: [worker.wait_ready()]}
@@ -180,7 +186,9 @@ def test_gateway_drains_on_sigterm(processes: Processes, tmp_path_factory: pytes
     ],
     ids=["no name", "no task id", "unknown task", "no instance", "oversize"],
 )
-def test_statuses(gateway_only: WpaiDLPredictOnlineServiceStub, change: Callable[[Any], None], code: grpc.StatusCode) -> None:
+def test_statuses(
+    gateway_only: WpaiDLPredictOnlineServiceStub, change: Callable[[Any], None], code: grpc.StatusCode
+) -> None:
     request = PredictRequest()
     request.model_spec.name = "dead-5"
     change(request)

@@ -18,7 +18,9 @@ MODEL = "half_plus_two-70"
 
 
 @pytest.fixture(scope="module")
-def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[prediction_service_pb2_grpc.PredictionServiceStub]:
+def stub(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[prediction_service_pb2_grpc.PredictionServiceStub]:
     with Processes(PEXES, tmp_path_factory.mktemp("logs")) as group:
         server = start_tensorflow(group, "half_plus_two", MODEL, TENSORFLOW_MODELS / "half_plus_two")
         nodes: Path = tmp_path_factory.mktemp("nodes") / "nodes.txt"

@@ -1,5 +1,5 @@
-"""The limit for a Python server on this transport: an ASGI application in pyvoy that answers each gRPC call with its own
-bytes and does nothing else. Runs in the worker's environment.   pyvoy_echo.py PORT"""
+"""The limit for a Python server on this transport: an ASGI application in pyvoy that answers each gRPC call with its
+own bytes and does nothing else. Runs in the worker's environment.   pyvoy_echo.py PORT"""
 
 from __future__ import annotations
 

@@ -67,7 +67,10 @@ def up(options: argparse.Namespace) -> int:
         )  # fmt: skip
         gateway.wait_ready()
         print(f"  {'gateway':<18} {gateway.address:<18} pid {gateway.pid}", flush=True)
-        print(f"Ready in {time.monotonic() - started:.0f} s. Calling every model through the gateway:\n", flush=True)
+        print(
+            f"Ready in {time.monotonic() - started:.0f} s. Calling every model through the gateway:\n",
+            flush=True,
+        )
         names = {process.address: process.name for process in processes.running}
         caller = Caller(gateway.address)
         try:
@@ -92,11 +95,15 @@ def start_backends(processes: Processes, models: Path) -> dict[int, list[Process
         for task, model in ((39, "digits"), (111, "mmoe")):
             folder = str(models / model)
             tasks[task].append(
-                processes.start(f"{model}-{number}", "torch-worker-cpu", "serve", "--model-dir", folder, *any_port)
+                processes.start(
+                    f"{model}-{number}", "torch-worker-cpu", "serve", "--model-dir", folder, *any_port
+                )
             )
         for task, model in ((69, "textcnn"), (70, "half_plus_two")):
             arguments = ("--model-name", f"{model}-{task}", "--model-base-path", str(models / model))
-            tasks[task].append(processes.start(f"{model}-{number}", "tf-serving", "serve", *arguments, *any_port))
+            tasks[task].append(
+                processes.start(f"{model}-{number}", "tf-serving", "serve", *arguments, *any_port)
+            )
     return tasks
 
 
@@ -120,7 +127,9 @@ def ask_all(caller: Caller, models: Path, names: dict[str, str]) -> list[Answer]
             if number == 0:
                 mark = "" if answer.right else "   <-- not what the model says when loaded directly"
                 served = names.get(answer.instance, answer.instance)
-                print(f"  {answer.model:<14}{_pad(answer.asked, 46)}{answer.said:<24}{served}{mark}", flush=True)
+                print(
+                    f"  {answer.model:<14}{_pad(answer.asked, 46)}{answer.said:<24}{served}{mark}", flush=True
+                )
     return answers
 
 
@@ -131,7 +140,9 @@ def report(answers: Sequence[Answer], names: dict[str, str]) -> bool:
     for answer in answers:
         by_model[answer.model][names.get(answer.instance, answer.instance)] += 1
     for model, instances in by_model.items():
-        shares = "   ".join(f"{name} {'#' * (30 * n // instances.total())} {n}" for name, n in sorted(instances.items()))
+        shares = "   ".join(
+            f"{name} {'#' * (30 * n // instances.total())} {n}" for name, n in sorted(instances.items())
+        )
         print(f"  {model:<14}{shares}")
     wrong = sum(not answer.right for answer in answers)
     if wrong:
@@ -199,16 +210,25 @@ def _pad(text: str, width: int) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="quickstart", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="quickstart",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     start = commands.add_parser("up", help="start everything and send requests")
     start.add_argument("--once", action="store_true", help="stop when the requests are answered")
-    start.add_argument("--port", type=int, default=8500, help="the gateway's port; 0: a free one [%(default)s]")
+    start.add_argument(
+        "--port", type=int, default=8500, help="the gateway's port; 0: a free one [%(default)s]"
+    )
     start.add_argument("--admin-port", type=int, default=9901, help="the status page's port [%(default)s]")
     start.add_argument("--dist", type=Path, default=Path("dist"), help="folder of the PEXes [%(default)s]")
-    start.add_argument("--models", type=Path, default=Path("var/models"), help="folder of the models [%(default)s]")
-    start.add_argument("--var", type=Path, default=Path("var"), help="folder for logs and the node file [%(default)s]")
+    start.add_argument(
+        "--models", type=Path, default=Path("var/models"), help="folder of the models [%(default)s]"
+    )
+    start.add_argument(
+        "--var", type=Path, default=Path("var"), help="folder for logs and the node file [%(default)s]"
+    )
     one = commands.add_parser("call", help="call one model of a running quickstart")
     one.add_argument("model", choices=("digits", "textcnn"))
     one.add_argument("input", help="an image file for digits, a sentence for textcnn")

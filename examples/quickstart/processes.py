@@ -126,10 +126,16 @@ class Processes:
     def __enter__(self) -> Processes:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
 
 def _environment() -> dict[str, str]:
     """The environment without what this PEX or Python was started with: the services bring their own."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PEX", "__PEX", "PYTHONPATH"))}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PEX", "__PEX", "PYTHONPATH"))
+    }

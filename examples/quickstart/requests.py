@@ -71,7 +71,9 @@ class Caller:
         request.model_spec.name = TEXTCNN
         request.model_spec.signature_name = "prediction"
         request.inputs["sentence"].CopyFrom(
-            TensorProto(dtype=DataType.DT_STRING, tensor_shape=_shape(1, SEQUENCE_LENGTH), string_val=cells([text]))
+            TensorProto(
+                dtype=DataType.DT_STRING, tensor_shape=_shape(1, SEQUENCE_LENGTH), string_val=cells([text])
+            )
         )
         request.inputs["label"].CopyFrom(
             TensorProto(dtype=DataType.DT_STRING, tensor_shape=_shape(1), string_val=[UNKNOWN_LABEL.encode()])

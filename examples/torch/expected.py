@@ -29,9 +29,7 @@ def write_mmoe(folder: Path) -> None:
     model = _load(folder, "mmoe_net")
     rows = np.random.default_rng(111).standard_normal((MMOE_ROWS, model_features(model))).round(4)
     with torch.inference_mode():
-        outputs = [
-            [float(head[0, 0]) for head in model(torch.from_numpy(row[None]).float())] for row in rows
-        ]
+        outputs = [[float(head[0, 0]) for head in model(torch.from_numpy(row[None]).float())] for row in rows]
     _write(folder, {"features": rows.tolist(), "outputs": outputs})
 
 
