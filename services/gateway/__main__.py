@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--concurrency",
         type=_positive,
-        default=os.cpu_count() or 1,
+        default=len(os.sched_getaffinity(0)),
         metavar="N",
         help="Envoy's worker threads (default: one a core)",
     )

@@ -218,7 +218,7 @@ function envoy_on_request(handle)
   local path = headers:get(":path")
   local method = METHODS[path]
   if method == nil then
-    refuse(handle, "501", "12", "the gateway has no method " .. (path or "") ..
+    refuse(handle, "501", "12", "the gateway has no method " .. sub(path or "", 1, 200) ..
       "; ask server reflection for the ones it has")
     return
   end

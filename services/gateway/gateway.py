@@ -155,7 +155,8 @@ class Gateway:
         """Health by service name: "" is the gateway itself, a task id is that task's pool."""
         if service == "":
             return self.ready
-        task = self.table.tasks.get(int(service)) if service.isascii() and service.isdigit() else None
+        digits = service.isascii() and service.isdigit() and len(service) <= 10
+        task = self.table.tasks.get(int(service)) if digits else None
         if task is None or self.envoy is None:
             return None
         try:

@@ -65,7 +65,7 @@ METHODS: tuple[Method, ...] = (
     *_own(KSERVE, Key.NAME, "ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"),
     *_own(KSERVE, Key.HEADER, "ModelStreamInfer", streaming=True),
     *_own(KSERVE, Key.EITHER, "ServerLive", "ServerReady", "ServerMetadata"),
-    *_own(HEALTH, Key.CONTROL, "Check", "List"),
+    *_own(HEALTH, Key.CONTROL, "Check"),
     *_own(HEALTH, Key.CONTROL, "Watch", streaming=True),
     *[m for s in REFLECTION for m in _own(s, Key.CONTROL, "ServerReflectionInfo", streaming=True)],
 )

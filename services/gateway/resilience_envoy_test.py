@@ -212,3 +212,22 @@ def test_a_gateway_that_drains_loses_no_call(nodes: Path) -> None:
                 assert leaving.wait() == 0
                 time.sleep(0.5)
             assert load.failures() == []
+
+
+def test_restarting_every_instance_one_after_the_other_loses_no_call(nodes: Path) -> None:
+    servers = [Backend(), Backend()]
+    try:
+        for server in servers:
+            server.delay_s = 0.01
+        nodes.write_text(f"69=5000,{servers[0].address},{servers[1].address}\n")
+        with GatewayProcess(nodes) as gateway, Load(lambda: gateway.predict("a-69"), threads=8) as load:
+            for turn in range(4):
+                old = servers[turn % 2]
+                old.stop(grace=1.0)
+                servers[turn % 2] = fresh = Backend(old.port)
+                fresh.delay_s = 0.01
+                eventually(lambda: fresh.finished > 5, "the fresh one takes calls", 20)  # noqa: B023 (used at once)
+        assert load.failures() == []
+    finally:
+        for server in servers:
+            server.stop()

@@ -3,26 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 # Headless services change within seconds; resolvers on the host cache.
 INTERVAL_S = 5.0
 LOOKUP_TIMEOUT_S = 3.0
+USE_TIMEOUT_S = 5.0
 _PARALLEL = 16  # look-ups at once: a thousand names must not open a thousand threads
 
 Lookup = Callable[[str], Awaitable[Iterable[str]]]
 
 
 async def system_lookup(name: str) -> Iterable[str]:
-    """All addresses of a name by the system's resolver. Raises OSError when it has none."""
+    """The addresses of a name by the system's resolver: the IPv4 ones if there are any, since a host with both
+    kinds would otherwise count as two instances. Raises OSError when there is none.
+
+    On a daemon thread of its own: the resolver cannot be interrupted, and one that hangs must hold up neither
+    the other names nor the end of the process, as a pool's threads would.
+    """
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    return {str(info[4][0]) for info in found}
+    answer: asyncio.Future[list[Any]] = loop.create_future()
+
+    def settle(found: list[Any] | OSError) -> None:
+        if not answer.done():  # given up on otherwise
+            if isinstance(found, OSError):
+                answer.set_exception(found)
+            else:
+                answer.set_result(found)
+
+    def look_up() -> None:
+        found: list[Any] | OSError
+        try:
+            found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        except OSError as error:
+            found = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(settle, found)
+
+    threading.Thread(target=look_up, name=f"resolve {name}", daemon=True).start()
+    addresses = await answer
+    kinds = {
+        kind: {str(a[4][0]) for a in addresses if a[0] == kind} for kind in (socket.AF_INET, socket.AF_INET6)
+    }
+    return kinds[socket.AF_INET] or kinds[socket.AF_INET6]
 
 
 class Resolver:
@@ -46,9 +77,16 @@ class Resolver:
         return self._errors
 
     async def use(self, names: frozenset[str]) -> None:
-        """Makes the names exactly these; returns when each new one was looked up, well or not."""
+        """Makes the names exactly these; returns when each new one was looked up, well or not.
+
+        Bounded: of names beyond what can be looked up in USE_TIMEOUT_S the rest is left to `run`.
+        """
         self._names = names
-        await asyncio.gather(*(self._refresh(name) for name in sorted(names - self._addresses.keys())))
+        fresh = [asyncio.create_task(self._refresh(name)) for name in sorted(names - self._addresses.keys())]
+        if fresh:
+            _, late = await asyncio.wait(fresh, timeout=USE_TIMEOUT_S)
+            for task in late:
+                task.cancel()
         self._addresses = {name: found for name, found in self._addresses.items() if name in names}
         self._errors = {name: error for name, error in self._errors.items() if name in names}
 

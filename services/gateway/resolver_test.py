@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+import pytest
+
 from services.gateway.resolver import Resolver, system_lookup
 
 
@@ -68,5 +70,20 @@ async def test_the_same_answer_in_another_order_is_no_change() -> None:
     assert changes == []
 
 
-async def test_the_system_resolves_localhost() -> None:
-    assert set(await system_lookup("localhost")) & {"127.0.0.1", "::1"}
+async def test_a_name_service_that_hangs_does_not_hold_up_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.gateway.resolver.USE_TIMEOUT_S", 0.1)
+
+    async def hang(name: str) -> Iterable[str]:
+        await asyncio.sleep(60)
+        return []
+
+    resolver = Resolver(lambda: None, hang)
+    async with asyncio.timeout(2):
+        await resolver.use(frozenset({"a", "b"}))
+    assert resolver.addresses == {}
+
+
+async def test_the_system_resolves_localhost_to_one_kind_of_address() -> None:
+    assert set(await system_lookup("localhost")) in ({"127.0.0.1"}, {"::1"})
+    with pytest.raises(OSError, match="."):
+        await system_lookup("no-such-host.invalid")

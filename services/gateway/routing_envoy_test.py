@@ -13,7 +13,7 @@ import grpc
 import pytest
 from google.protobuf import struct_pb2
 
-from libs.proto import inference_pb2, seldon_pb2, tensorflow_serving_pb2
+from libs.proto import messages
 from services.gateway.methods import KSERVE, METHODS, PREDICTION, SELDON_MODEL, Key
 from services.gateway.testing import (
     WPAI_PATH,
@@ -61,7 +61,7 @@ def refused(setup: Setup, path: str, body: bytes, **how: object) -> str:
 
 
 def seldon(task: object, **fields: Any) -> bytes:
-    message = seldon_pb2.SeldonMessage(**fields)
+    message = messages.SeldonMessage(**fields)
     value = message.meta.tags["taskId"]
     if isinstance(task, str):
         value.string_value = task
@@ -71,7 +71,7 @@ def seldon(task: object, **fields: Any) -> bytes:
 
 
 def spec(name: str) -> bytes:
-    request = tensorflow_serving_pb2.PredictRequest()
+    request = messages.PredictRequest()
     request.model_spec.name = name
     request.model_spec.signature_name = "prediction"
     request.inputs["sentence"].string_val.append(b"hello")
@@ -79,7 +79,7 @@ def spec(name: str) -> bytes:
 
 
 def test_the_four_methods_reach_the_backends_own(setup: Setup) -> None:
-    infer = inference_pb2.ModelInferRequest(model_name="resnet-39", raw_input_contents=[bytes(1000)])
+    infer = messages.ModelInferRequest(model_name="resnet-39", raw_input_contents=[bytes(1000)])
     assert routed(setup, WPAI_PATH + "Predict", spec("textcnn-69")) == (69, f"/{PREDICTION}/Predict")
     assert routed(setup, WPAI_PATH + "PytorchPredict", seldon(39, binData=b"png")) == (
         39,
@@ -147,7 +147,7 @@ def test_a_tag_that_is_no_task_is_refused(setup: Setup, task: object) -> None:
 
 
 def test_other_tags_and_data_before_the_meta_do_not_matter(setup: Setup) -> None:
-    message = seldon_pb2.SeldonMessage()
+    message = messages.SeldonMessage()
     message.meta.puid = "p" * 500
     for name in ("TaskId", "taskid", "taskIdx", "a", "z"):
         message.meta.tags[name].number_value = 39
@@ -159,7 +159,7 @@ def test_other_tags_and_data_before_the_meta_do_not_matter(setup: Setup) -> None
     assert routed(setup, WPAI_PATH + "PytorchPredict", body)[0] == 69
 
 
-def struct_list_value(message: seldon_pb2.SeldonMessage) -> Any:
+def struct_list_value(message: messages.SeldonMessage) -> Any:
     value = message.meta.tags["other"]
     value.string_value = struct_pb2.Value(string_value="taskId").string_value
     return value

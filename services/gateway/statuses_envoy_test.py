@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from libs.proto import inference_pb2
+from libs.proto import messages
 from services.gateway.methods import KSERVE, WPAI
 from services.gateway.testing import (
     WPAI_PATH,
@@ -105,7 +105,8 @@ def test_a_late_answer_is_deadline_exceeded_at_the_tasks_timeout(setup: Setup) -
     for timeout in (None, 30.0):
         answer = gateway.predict("a-2", timeout=timeout)
         assert answer.code == grpc.StatusCode.DEADLINE_EXCEEDED
-        assert "task 2" in answer.message
+        # The backend was told the deadline and may notice it first.
+        assert "task 2 did not answer in time" in answer.message or answer.message == "Deadline Exceeded"
         assert 0.14 < answer.took_s < 0.6
         assert answer.metadata["x-dl-instance"] == backend.address
 
@@ -194,7 +195,7 @@ def test_health_of_the_gateway_and_of_each_task(setup: Setup) -> None:
         lambda: health.Check(health_pb2.HealthCheckRequest(service="3"), timeout=5).status == not_serving,
         "a task whose instances are down is NOT_SERVING",
     )
-    for service in ("nobody", "7", "٣"):
+    for service in ("nobody", "7", "٣", "9" * 5000):
         with pytest.raises(grpc.RpcError) as error:
             health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
         assert error.value.code() == grpc.StatusCode.NOT_FOUND
@@ -205,13 +206,13 @@ def test_health_of_the_gateway_and_of_each_task(setup: Setup) -> None:
 
 def test_kserves_server_methods_are_the_gateways(setup: Setup) -> None:
     for name, reply in (
-        ("ServerLive", inference_pb2.ServerLiveResponse(live=True)),
-        ("ServerReady", inference_pb2.ServerReadyResponse(ready=True)),
+        ("ServerLive", messages.ServerLiveResponse(live=True)),
+        ("ServerReady", messages.ServerReadyResponse(ready=True)),
     ):
         answer = setup[0].call(f"/{KSERVE}/{name}", b"")
         assert answer.body == reply.SerializeToString()
         assert "x-dl-instance" not in answer.metadata
-    metadata = inference_pb2.ServerMetadataResponse.FromString(
+    metadata = messages.ServerMetadataResponse.FromString(
         setup[0].call(f"/{KSERVE}/ServerMetadata", b"").body
     )
     assert metadata.name == "dl_inference gateway"
