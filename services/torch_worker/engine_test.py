@@ -111,6 +111,17 @@ def test_requests_share_a_call_and_get_their_own_rows() -> None:
     assert net.calls == [4]
 
 
+def test_the_check_of_a_large_first_batch_costs_a_few_calls() -> None:
+    net = Net()
+    e = engine(net)
+    e.run(jobs_of(e, rows(0.0)))
+    net.calls.clear()
+    assert first_column(e.run(jobs_of(e, *(rows(float(n)) for n in range(10))))) == [
+        [2.0 * n + 1] for n in range(10)
+    ]
+    assert net.calls == [1, 1, 1, 1, 4, 6]
+
+
 def test_keys_keep_apart_what_cannot_share() -> None:
     e = engine(Net())
     keys = [
