@@ -3,6 +3,8 @@ in a folder that holds this file and the model's."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -12,6 +14,6 @@ class seldon_mmoe:  # noqa: N801 (seldon-core looks for a class of the module's 
         torch.set_num_threads(1)
         self.model = torch.load("model.pth", weights_only=False, map_location="cpu").eval()
 
-    def predict(self, X: np.ndarray, features_names: list[str], **kwargs: object) -> np.ndarray:  # noqa: N803
+    def predict(self, X: Any, features_names: list[str], **kwargs: object) -> Any:  # noqa: N803
         with torch.inference_mode():
             return np.stack([head.numpy() for head in self.model(torch.from_numpy(X).float())])

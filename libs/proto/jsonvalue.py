@@ -119,7 +119,8 @@ def decode_list(buf: Buffer, start: int, end: int, depth: int = MAX_DEPTH) -> li
     if depth > 0:
         numbers = _number_rows(buf, start, end)
         if numbers is not None:
-            return numbers.ravel().tolist()
+            values: list[Any] = numbers.ravel().tolist()
+            return values
     return [decode_value(buf, a, b, depth - 1) for tag, a, b in fields(buf, start, end) if tag == _ITEM]
 
 
