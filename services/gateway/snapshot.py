@@ -204,9 +204,10 @@ _VIRTUAL_HOST: dict[str, Any] = {
     "name": "tasks",
     "domains": ["*"],
     # Nothing was processed, or nothing of it was answered: predictions change nothing, so a second instance
-    # may be asked. `unavailable` is a backend's own refusal, in a reply that has no message.
+    # may be asked. `unavailable` and `cancelled` are what a backend that shuts down says, in a reply that has
+    # no message, to calls that it does not finish. When the caller cancels there is nobody to retry for.
     "retry_policy": {
-        "retry_on": "connect-failure,refused-stream,reset,unavailable",
+        "retry_on": "connect-failure,refused-stream,reset,unavailable,cancelled",
         "num_retries": 1,
         "retry_host_predicate": [
             {
