@@ -18,7 +18,7 @@ from libs.serving.metrics import Metrics
 from services.tf_serving import service as rpc
 from services.tf_serving.engine import Engine, Threads
 from services.tf_serving.execution import Execution
-from services.tf_serving.options import MAX_MODEL_THREADS, VARIABLE, Options, usable_cores
+from services.tf_serving.options import VARIABLE, Options, pools, usable_cores
 from services.tf_serving.runtime import skip_keras
 from services.tf_serving.servables import Servable, Servables
 from services.tf_serving.versions import latest
@@ -38,7 +38,7 @@ def load(options: Options) -> Servable:
     """
     version = latest(options.base_path)
     started = time.monotonic()
-    threads = Threads(options.intra_op_threads or usable_cores(), options.inter_op_threads)
+    threads = Threads(pools(options, usable_cores()).intra_op_threads, options.inter_op_threads)
     engine = Engine.load(version.path, threads)
     loaded = time.monotonic()
     warm = engine.warm_up() if options.warm_up else 0
@@ -89,11 +89,12 @@ class Application:
         servable = await asyncio.to_thread(load, options)
         stats = self._metrics.batcher(options.model_name)
         execution = Execution(
-            threads=options.model_threads or min(usable_cores(), MAX_MODEL_THREADS),
+            threads=pools(options, usable_cores()).model_threads,
             max_queue=options.max_queue,
             max_batch_rows=options.max_batch_size,
             max_delay_ms=options.batch_timeout_ms,
             observer=stats,
+            in_place=options.in_place,
         )
         stats.queued_rows = lambda: execution.queued
         service = rpc.Service(Servables([servable]), execution, as_content=options.as_content)

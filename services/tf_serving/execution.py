@@ -4,20 +4,27 @@ Without batching each call is a run of its own. With it, calls of one signature 
 share a run when the signature declares a first dimension of any size on every input and output; a model
 whose rows influence each other must not be served so, which is why, as in TensorFlow Serving, batching is
 the operator's choice.
+
+Calls that are quicker than the way to a model thread and back run on the event loop's thread; see `pace`.
+Measured with half_plus_two at 1, 16 and 64 in flight, CPU of the server per request: 279, 95 and 78 us so,
+330, 134 and 90 us through the model threads.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from libs.serving.batcher import Batcher, BatchObserver, BatchPolicy
-from libs.serving.errors import FailedPrecondition, ServingError
+from libs.serving.errors import Cancelled, DeadlineExceeded, FailedPrecondition, ServingError, Unavailable
 from services.tf_serving.engine import Runner
+from services.tf_serving.pace import TINY_S, Pace
 
 Arrays = list[NDArray[Any]]
 
@@ -40,6 +47,8 @@ class Execution:
         max_queue: most calls (with batching: rows) that wait; more are refused with ResourceExhausted.
         max_batch_rows: most rows in one run; None for no batching.
         max_delay_ms: how long an incomplete batch may wait for company under concurrent traffic.
+        in_place: whether quick calls may run on the event loop's thread.
+        clock: seconds; the clock of the deadlines.
     """
 
     def __init__(
@@ -50,16 +59,25 @@ class Execution:
         max_batch_rows: int | None = None,
         max_delay_ms: float = 0.0,
         observer: BatchObserver | None = None,
+        in_place: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.batching = max_batch_rows is not None
         self._max_rows = max_batch_rows or 1
         policy = BatchPolicy(self._max_rows, max(max_queue, self._max_rows), max_delay_ms)
+        self._in_place = in_place
+        self._clock = clock
+        self._observer = observer
+        self._paces: WeakKeyDictionary[Runner, Pace] = WeakKeyDictionary()
+        self._present = 0
+        self._closed = False
         self._batcher: Batcher[Work, Arrays] = Batcher(
-            run_batch,
+            self._run_batch,
             policy,
             size=lambda work: work.rows,
             key=lambda work: work.key,
             threads=threads,
+            clock=clock,
             observer=observer,
             name="tensorflow",
         )
@@ -88,6 +106,25 @@ class Execution:
             ResourceExhausted, DeadlineExceeded, Cancelled, Unavailable: it was not run.
             ServingError: the model refused it.
         """
+        self._present += 1
+        try:
+            if self._in_place and not self._batcher.queued_items:
+                now = self._clock()
+                pace = self._pace(runner)
+                if pace.in_place(_size(arrays), now, alone=self._present == 1):
+                    self._check(deadline, cancelled, now)
+                    return self._run_here(runner, arrays, pace, now)
+            work = self._work(runner, arrays, batch_key)
+            return await self._batcher.submit(work, deadline=deadline, cancelled=cancelled)
+        finally:
+            self._present -= 1
+
+    async def close(self, drain_deadline_s: float) -> bool:
+        """Refuse new calls, let queued ones run until the deadline; whether all threads have ended."""
+        self._closed = True
+        return await self._batcher.close(drain_deadline_s)
+
+    def _work(self, runner: Runner, arrays: Arrays, batch_key: Hashable) -> Work:
         work = Work(runner, arrays, 1, None)
         rows = arrays[0].shape[0] if batch_key is not None and arrays[0].ndim else 0
         # An empty call has no rows to share, one beyond a full batch would be refused by the queue: both
@@ -95,33 +132,67 @@ class Execution:
         shares = self.batching and 0 < rows <= self._max_rows
         if shares and all(array.ndim and array.shape[0] == rows for array in arrays):
             work.rows = rows
-            work.key = (batch_key, *[(array.dtype.char, array.shape[1:]) for array in arrays])
+            work.key = (batch_key, *[array.shape[1:] for array in arrays])
         elif self.batching:
             work.rows = min(max(rows, 1), self._max_rows)
             work.key = work  # equal to nothing else
-        return await self._batcher.submit(work, deadline=deadline, cancelled=cancelled)
+        return work
 
-    async def close(self, drain_deadline_s: float) -> bool:
-        """Refuse new calls, let queued ones run until the deadline; whether all threads have ended."""
-        return await self._batcher.close(drain_deadline_s)
+    def _pace(self, runner: Runner) -> Pace:
+        pace = self._paces.get(runner)
+        if pace is None:
+            pace = self._paces[runner] = Pace()
+        return pace
 
+    def _check(self, deadline: float | None, cancelled: Callable[[], bool], now: float) -> None:
+        """What the queue checks of calls that go through it."""
+        if self._closed:
+            raise Unavailable("the server is shutting down")
+        if deadline is not None and deadline <= now:
+            raise DeadlineExceeded("the deadline passed before the request could run")
+        if cancelled():
+            raise Cancelled("the caller went away before the request could run")
 
-def run_batch(batch: Sequence[Work]) -> Sequence[Arrays | Exception]:
-    """Run works of one key: a single one as it is, several as one. If a shared run is refused, each runs
-    alone, so that one bad request fails alone."""
-    if len(batch) > 1:
+    def _run_here(self, runner: Runner, arrays: Arrays, pace: Pace, start: float) -> Arrays:
         try:
-            return _run_together(batch)
-        except ServingError:
-            pass
-    return [_run_alone(work) for work in batch]
+            return runner(arrays)
+        finally:
+            end = self._clock()
+            pace.observe(end - start, _size(arrays), end)
+            if self._observer is not None:
+                self._observer.ran(1, 1, 0.0, end - start)
+
+    def _run_batch(self, batch: Sequence[Work]) -> Sequence[Arrays | Exception]:
+        """Run works of one key: a single one as it is, several as one. If a shared run is refused, each runs
+        alone, so that one bad request fails alone."""
+        if len(batch) > 1:
+            start = self._clock()
+            try:
+                answers = _run_together(batch)
+            except ServingError:
+                pass
+            else:
+                end = self._clock()
+                if end - start <= TINY_S:  # then each alone is tiny too; a longer batch says nothing of that
+                    size = max(_size(work.arrays) for work in batch)
+                    self._pace(batch[0].runner).observe(end - start, size, end)
+                return answers
+        return [self._run_alone(work) for work in batch]
+
+    def _run_alone(self, work: Work) -> Arrays | Exception:
+        start = self._clock()
+        try:
+            return work.runner(work.arrays)
+        except ServingError as error:
+            return error
+        finally:
+            end = self._clock()
+            self._pace(work.runner).observe(end - start, _size(work.arrays), end)
 
 
-def _run_alone(work: Work) -> Arrays | Exception:
-    try:
-        return work.runner(work.arrays)
-    except ServingError as error:
-        return error
+def _size(arrays: Arrays) -> int:
+    """Bytes of the inputs, a string counting as a pointer: a measure of how much work a call is."""
+    return sum([array.nbytes for array in arrays])
 
 
 def _run_together(batch: Sequence[Work]) -> list[Arrays]:

@@ -17,6 +17,7 @@ from libs.serving.errors import (
     InvalidArgument,
     ResourceExhausted,
     ServingError,
+    Unavailable,
 )
 from services.tf_serving.execution import Execution
 
@@ -26,10 +27,12 @@ class Model:
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
+        self.threads: set[str] = set()
         self.gate = threading.Event()
         self.gate.set()
 
     def __call__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        self.threads.add(threading.current_thread().name)
         self.calls.append([int(value) for value in arrays[0].ravel()])
         assert self.gate.wait(10)
         if (arrays[0] < 0).any():
@@ -175,3 +178,57 @@ async def test_several_threads_run_several_calls_at_a_time() -> None:
     assert await execution.close(5)
     with pytest.raises(ServingError):
         await run(execution, model, 3)
+
+
+async def test_calls_of_a_tiny_model_run_in_place_once_they_are_known_to_be() -> None:
+    threads: list[str] = []
+
+    def tiny(arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        threads.append(threading.current_thread().name)
+        if (arrays[0] < 0).any():
+            raise InvalidArgument("negative")
+        return [arrays[0] * 10]
+
+    clock = Clock()
+    execution = Execution(threads=1, max_queue=10, clock=clock)
+    call: dict[str, Any] = {"batch_key": None, "deadline": None, "cancelled": never_cancelled}
+    for number in range(30):
+        (answer,) = await execution.run(tiny, [np.array([number])], **call)
+        assert answer.tolist() == [number * 10]
+    assert set(threads[:24]) == {"tensorflow-0"} and set(threads[24:]) == {"MainThread"}
+
+    with pytest.raises(InvalidArgument):
+        await execution.run(tiny, [np.array([-1])], **call)
+    ran = len(threads)
+    with pytest.raises(DeadlineExceeded):
+        await execution.run(tiny, [np.array([1])], **call | {"deadline": clock.now})
+    with pytest.raises(Cancelled):
+        await execution.run(tiny, [np.array([1])], **call | {"cancelled": lambda: True})
+    assert len(threads) == ran
+    await execution.run(tiny, [np.array([1, 2])], **call)
+    assert threads[ran:] == ["tensorflow-0"]  # larger than those that were seen
+
+    await execution.close(5)
+    with pytest.raises(Unavailable):
+        await execution.run(tiny, [np.array([1])], **call)
+
+
+async def test_calls_of_a_slow_model_and_calls_where_it_is_switched_off_stay_on_model_threads() -> None:
+    for step, in_place in ((0.01, True), (0.0, False)):
+        execution, model = Execution(threads=1, max_queue=10, clock=Clock(step), in_place=in_place), Model()
+        for number in range(40):
+            assert await run(execution, model, number) == [number * 10]
+        assert model.threads == {"tensorflow-0"}
+        await execution.close(5)
+
+
+class Clock:
+    """Moves on by `step` seconds whenever it is read."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.now = 100.0
+        self.step = step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now

@@ -30,6 +30,7 @@ examples:
   --enable-batching on any free port, for a test:     tf-serving serve --model-name m --model-base-path
   models/m --port 0
 
+A large model with few callers at a time: --model-threads 1 gives every core to the one call.
 Flags may be written as TensorFlow Serving writes them, with underscores: --model_name, --enable_batching.
 Exit status: 0 after a stop by SIGTERM or SIGINT, 1 when the model or the port cannot be used, 2 for bad
 usage.
@@ -49,6 +50,7 @@ def options(parsed: argparse.Namespace) -> Options:
         intra_op_threads=parsed.intra_op_threads,
         inter_op_threads=parsed.inter_op_threads,
         model_threads=parsed.model_threads,
+        in_place=parsed.in_place_calls,
         max_batch_size=parsed.max_batch_size if parsed.enable_batching else None,
         batch_timeout_ms=parsed.batch_timeout_ms,
         max_queue=parsed.max_queue,
@@ -97,7 +99,7 @@ def _add_serve_flags(parser: argparse.ArgumentParser) -> None:
         type=_between(0, 1024),
         default=0,
         metavar="N",
-        help="threads that share one kernel's work; 0 is one per usable core [%(default)s]",
+        help="threads that share one kernel's work; 0 divides the cores among the model threads [%(default)s]",
     )
     add(
         "--inter-op-threads",
@@ -112,7 +114,13 @@ def _add_serve_flags(parser: argparse.ArgumentParser) -> None:
         type=_between(0, 1024),
         default=0,
         metavar="N",
-        help="calls inside the runtime at a time; 0 chooses by the usable cores [%(default)s]",
+        help="calls inside the runtime at a time; 0 is one per usable core, at most 4 [%(default)s]",
+    )
+    _add_switch(
+        threads,
+        "--in-place-calls",
+        default=True,
+        help="run calls that are quicker than a hand-over on the event loop's thread",
     )
     add(
         "--max-queue",

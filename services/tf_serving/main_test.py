@@ -3,12 +3,13 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.tf_serving import flags
 from services.tf_serving.__main__ import main
-from services.tf_serving.options import Options, usable_cores
+from services.tf_serving.options import Options, Pools, pools, usable_cores
 
 
 def serve(base: Path, *more: str) -> int:
@@ -81,9 +82,24 @@ def test_flags_may_be_written_as_tensorflow_serving_writes_them() -> None:
 
 
 def test_options_survive_the_way_to_the_serving_process() -> None:
-    options = Options("m", "/models/m", 1, 2, 3, 4, 5.5, 6, 7, True, False, "DEBUG")
+    options = Options("m", "/models/m", 1, 2, 3, False, 4, 5.5, 6, 7, True, False, "DEBUG")
     assert Options.from_json(options.to_json()) == options
     assert Options.from_json(Options("m", "p").to_json()) == Options("m", "p")
+
+
+@pytest.mark.parametrize(
+    ("cores", "chosen", "expected"),
+    [
+        (1, {}, (1, 1)),
+        (2, {}, (2, 1)),
+        (16, {}, (4, 4)),
+        (16, {"model_threads": 1}, (1, 16)),
+        (16, {"intra_op_threads": 2}, (4, 2)),
+        (2, {"model_threads": 8}, (8, 1)),
+    ],
+)
+def test_cores_go_to_calls_first(cores: int, chosen: dict[str, Any], expected: tuple[int, int]) -> None:
+    assert pools(Options("m", "p", **chosen), cores) == Pools(*expected)
 
 
 def test_there_is_at_least_one_core() -> None:

@@ -16,9 +16,8 @@ DEFAULT_MAX_BATCH_SIZE = 64
 DEFAULT_MAX_QUEUE = 1024
 DEFAULT_MAX_MESSAGE_BYTES = 10 << 20
 """What callers of this system are promised; see libs.serving."""
-MAX_MODEL_THREADS = 2
-"""Default bound of calls inside the runtime at a time. More only pay where kernels leave cores idle, and
-every thread takes part in the fight for the interpreter's lock."""
+MAX_MODEL_THREADS = 4
+"""Default bound of calls inside the runtime at a time: each more takes part in the fight for Python's lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +27,10 @@ class Options:
     Attributes:
         model_name: what requests call the model, exactly.
         model_base_path: folder of version folders.
-        intra_op_threads: see engine.Threads; 0 means one for every usable core.
+        intra_op_threads: see engine.Threads; 0 divides the usable cores among the model threads.
         inter_op_threads: see engine.Threads.
         model_threads: calls inside the runtime at a time; 0 chooses by the usable cores.
+        in_place: quick calls may run on the event loop's thread; see pace.
         max_batch_size: most rows in one run; None switches batching off.
         batch_timeout_ms: how long an incomplete batch may wait under concurrent traffic.
         max_queue: most calls (with batching: rows) that wait for a model thread.
@@ -45,6 +45,7 @@ class Options:
     intra_op_threads: int = 0
     inter_op_threads: int = 0
     model_threads: int = 0
+    in_place: bool = True
     max_batch_size: int | None = None
     batch_timeout_ms: float = 0.0
     max_queue: int = DEFAULT_MAX_QUEUE
@@ -66,6 +67,25 @@ class Options:
     def from_json(text: str) -> Options:
         """Inverse of to_json."""
         return Options(**json.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """How the usable cores are divided: calls inside the runtime at a time, and threads of one call's kernels."""
+
+    model_threads: int
+    intra_op_threads: int
+
+
+def pools(options: Options, cores: int) -> Pools:
+    """The operator's numbers, or those derived from `cores`.
+
+    Cores go to calls first and only what is left to their kernels: sharing one kernel's work costs hand-overs and
+    busy waiting. textcnn with 2 calls of 1 thread each, against 2 calls sharing 2 threads, on 2 cores: 0.55 of the
+    CPU and 1.4 to 2 times the requests/s at 16 in flight.
+    """
+    calls = options.model_threads or min(cores, MAX_MODEL_THREADS)
+    return Pools(calls, options.intra_op_threads or max(1, cores // calls))
 
 
 def usable_cores() -> int:

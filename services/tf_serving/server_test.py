@@ -21,9 +21,8 @@ from services.tf_serving.testing import Server, predict_request
 @pytest.fixture(scope="module")
 def server(models: Path) -> Iterator[Server]:
     tensorflow()
-    with Server(
-        "--model-name", "mixed-70", "--model-base-path", str(models / "mixed"), "--enable-batching"
-    ) as server:
+    arguments = ("--model-name", "mixed-70", "--model-base-path", str(models / "mixed"))
+    with Server(*arguments, "--enable-batching", "--model-threads", "1") as server:
         yield server
 
 
@@ -114,7 +113,7 @@ def test_a_deadline_on_a_slow_model_ends_in_time_and_the_queued_call_never_runs(
     turn = (time.monotonic() - start) / 20_000
     before = dropped(server)
     with ThreadPoolExecutor(3) as pool:
-        # Keeps every model thread busy for some seconds, however fast this machine is.
+        # Keeps the one model thread busy for some seconds, however fast this machine is.
         busy = [pool.submit(predict, channel, spin(int(2 / turn) + n), 60) for n in range(3)]
         time.sleep(0.3)
         start = time.monotonic()
