@@ -109,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="make again what exists")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # The networks are tiny: further threads gain nothing, and on a busy machine they wait for each other.
+    torch.set_num_threads(1)
     try:
         for name in args.only or sorted(MAKERS):
             make(name, args.out, force=args.force)

@@ -56,9 +56,14 @@ def test_model_loads_from_its_folder_alone(
 
 def test_folders_hold_nothing_but_the_model(models: Path) -> None:
     assert sorted(p.name for p in models.iterdir()) == ["digits", "mmoe"]
-    assert sorted(p.name for p in (models / "mmoe").iterdir()) == ["mmoe_net.py", "model.pth"]
+    assert sorted(p.name for p in (models / "mmoe").iterdir()) == [
+        "expected.json",
+        "mmoe_net.py",
+        "model.pth",
+    ]
     assert sorted(p.name for p in (models / "digits").iterdir()) == [
         "digits_net.py",
+        "expected.json",
         "model.pth",
         "processor.py",
         "samples",
