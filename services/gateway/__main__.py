@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -155,7 +156,13 @@ def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r}: expected HOST:PORT, like 127.0.0.1:8080")
-    return host.strip("[]") or "0.0.0.0", int(port)
+    host = host.strip("[]") or "0.0.0.0"
+    try:
+        # Envoy takes only numbers: `localhost` is looked up here, as IPv4 where it has both.
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0]), int(port)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {host} has no address: {error.strerror}") from None
 
 
 def _positive(text: str) -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from services.gateway import status
 from services.gateway.admin import Handler, Json, Page, json_page, metrics_page, ready_page, status_page
 
 if TYPE_CHECKING:
     from services.gateway.gateway import Gateway
+    from services.gateway.load_reports import CallCounts
 
 
 def pages(gateway: Gateway) -> dict[str, Handler]:
@@ -97,7 +101,27 @@ def control_metrics(gateway: Gateway) -> bytes:
     for task in gateway.table.tasks.values():
         for endpoint, value in gateway.weights.weights(task.cluster).items():
             weight.labels(str(task.task_id), str(endpoint)).set(value)
+    registry.register(_CallCollector(gateway.calls))
     return generate_latest(registry)
+
+
+class _CallCollector(Collector):
+    """The instances' calls as one counter. gRPC statuses that map to HTTP 5xx, and no answer, are failures."""
+
+    def __init__(self, calls: CallCounts) -> None:
+        self._calls = calls
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(
+            "dl_gateway_instance_calls",
+            "Calls by instance and outcome, a second behind",
+            labels=["task", "instance", "outcome"],
+        )
+        for pool, endpoint, ok, failed in self._calls.items():
+            task = pool.removeprefix("task-")
+            family.add_metric([task, str(endpoint), "ok"], ok)
+            family.add_metric([task, str(endpoint), "failed"], failed)
+        yield family
 
 
 async def _envoy_metrics(gateway: Gateway) -> bytes:

@@ -21,7 +21,7 @@ from services.gateway.admin import AdminServer
 from services.gateway.admin_pages import pages
 from services.gateway.bootstrap import DEFAULT_MAX_MESSAGE_BYTES, DRAIN_S, STATS, BootstrapOptions, bootstrap
 from services.gateway.discovery import Discovery
-from services.gateway.load_reports import LoadReports
+from services.gateway.load_reports import CallCounts, LoadReports
 from services.gateway.methods import lua_table
 from services.gateway.nodefile import NodeFileInvalid
 from services.gateway.own_services import OwnServices
@@ -87,6 +87,7 @@ class Gateway:
         self.reload = ReloadState()
         self.discovery = Discovery()
         self.weights = WeightController()
+        self.calls = CallCounts()
         self.resolver = Resolver(self._publish)
         self.envoy: EnvoyProcess | None = None
         self.restarts = 0
@@ -125,9 +126,11 @@ class Gateway:
     def _publish(self) -> None:
         pools = resolve(self.table, self.resolver.addresses)
         self.weights.set_pools(pools)
+        self.calls.keep(pools)
         self.discovery.update(build(self.table, pools, {pool: self.weights.weights(pool) for pool in pools}))
 
     def _observe(self, reports: Mapping[str, list[EndpointReport]]) -> None:
+        self.calls.add(reports)
         changed = [pool for pool, found in reports.items() if self.weights.observe(pool, found)]
         if changed:
             current = {pool: self.weights.weights(pool) for pool in changed}

@@ -86,6 +86,7 @@ def test_a_missing_file_a_taken_port_and_bad_flags_fail_fast_and_clearly(nodes: 
                 "choose another address with --admin",
             ),
             (["serve", "--nodes", str(nodes), "--listen", "nonsense"], "expected HOST:PORT"),
+            (["serve", "--nodes", str(nodes), "--listen", "no-such-host.invalid:80"], "has no address"),
             (
                 ["serve", "--nodes", str(nodes), "--listen", "203.0.113.1:80", "--admin", "127.0.0.1:0"],
                 "cannot listen on",
@@ -189,6 +190,15 @@ def test_sighup_reloads(nodes: Path) -> None:
         nodes.write_text(f"70=5000,{server.address}\n")
         gateway.process.send_signal(signal.SIGHUP)
         eventually(lambda: gateway.predict("a-70").code == grpc.StatusCode.OK, "the new table works", 2)
+
+
+def test_it_listens_on_names_and_on_ipv6(nodes: Path) -> None:
+    with backends(1) as (server,):
+        nodes.write_text(f"69=5000,{server.address}\n")
+        for listen, address in (("localhost:0", "127.0.0.1:"), ("[::1]:0", "[::1]:")):
+            with GatewayProcess(nodes, "--listen", listen) as gateway:
+                assert gateway.address.startswith(address)
+                assert gateway.predict("a-69").code == grpc.StatusCode.OK
 
 
 def test_ctrl_c_ends_it_like_sigterm(nodes: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -40,6 +40,29 @@ def reports_of(request: Any) -> dict[str, list[EndpointReport]]:
         if found:
             pools[stats.cluster_name] = found
     return pools
+
+
+class CallCounts:
+    """Calls answered and failed by each instance of each pool, summed over all reports since the start."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, Endpoint], tuple[int, int]] = {}
+
+    def add(self, pools: Mapping[str, Iterable[EndpointReport]]) -> None:
+        for pool, reports in pools.items():
+            for report in reports:
+                ok, failed = self._counts.get((pool, report.endpoint), (0, 0))
+                self._counts[pool, report.endpoint] = (ok + report.successes, failed + report.failures)
+
+    def keep(self, pools: Mapping[str, Iterable[Endpoint]]) -> None:
+        """Forgets the instances that are in no pool any more, so that the counts stay bounded."""
+        present = {(pool, endpoint) for pool, endpoints in pools.items() for endpoint in endpoints}
+        self._counts = {key: counts for key, counts in self._counts.items() if key in present}
+
+    def items(self) -> Iterable[tuple[str, Endpoint, int, int]]:
+        """Pool, instance, successes, failures."""
+        for (pool, endpoint), (ok, failed) in self._counts.items():
+            yield pool, endpoint, ok, failed
 
 
 class LoadReports:

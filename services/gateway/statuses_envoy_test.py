@@ -260,6 +260,8 @@ def test_the_admin_pages(setup: Setup) -> None:
     assert "no-such-host.invalid" in page
     metrics = gateway.admin("/metrics").decode()
     assert "dl_gateway_tasks 4.0" in metrics
+    counted = f'dl_gateway_instance_calls_total{{instance="{setup[1].address}",outcome="ok",task="1"}}'
+    eventually(lambda: counted in gateway.admin("/metrics").decode(), "the reported calls are counted")
     assert 'envoy_cluster_name="task-1"' in metrics
     assert gateway.admin("/ready") == b"ready\n"
     done = subprocess.run(
