@@ -25,15 +25,17 @@ gateway that is the name its callers send, such as textcnn-69. Prints `READY hos
 
 SERVE_EPILOG = """\
 examples:
-  on every interface, port 8500:    tf-serving serve --model-name m --model-base-path models/m --host 0.0.0.0
-  rows of requests share a run:     tf-serving serve --model-name m --model-base-path models/m
-  --enable-batching on any free port, for a test:     tf-serving serve --model-name m --model-base-path
-  models/m --port 0
+  on every interface, port 8500:
+    tf-serving serve --model-name textcnn-69 --model-base-path var/models/textcnn --host 0.0.0.0
+  rows of concurrent requests share a run:
+    tf-serving serve --model-name textcnn-69 --model-base-path var/models/textcnn --enable-batching
+  on any free port, for a test:
+    tf-serving serve --model-name textcnn-69 --model-base-path var/models/textcnn --port 0
 
 A large model with few callers at a time: --model-threads 1 gives every core to the one call.
-Flags may be written as TensorFlow Serving writes them, with underscores: --model_name, --enable_batching.
-Exit status: 0 after a stop by SIGTERM or SIGINT, 1 when the model or the port cannot be used, 2 for bad
-usage.
+Flags may be written as TensorFlow Serving writes them: --model_name, --enable_batching=true.
+Exit status: 0 after a stop by SIGTERM or SIGINT, 1 when the model or the port cannot be used,
+2 for bad usage.
 """
 
 
