@@ -12,7 +12,8 @@ def library(resolves, sources=("*.py",), name="sources", **kwargs):
     sources = (*sources, *NOT_SOURCES)
     checked = [resolve for resolve in resolves if resolve != CUDA]
     if checked:
-        python_sources(name=name, sources=sources, resolve=parametrize(*checked), **kwargs)
+        resolve = parametrize(*checked) if len(checked) > 1 else checked[0]
+        python_sources(name=name, sources=sources, resolve=resolve, **kwargs)
     if CUDA in resolves:
         python_sources(
             name=name + "-cuda",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from e2e import slow_net
+from examples.torch.importing import import_file
 
 SECONDS = 0.3
 
@@ -18,12 +18,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     source = shutil.copy(slow_net.__file__, folder)
-    # The pickle must name the class as the worker finds it: a module of the model folder.
-    spec = importlib.util.spec_from_file_location("slow_net", source)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["slow_net"] = module
-    spec.loader.exec_module(module)
+    module = import_file(Path(source))
     torch.save(module.Slow(SECONDS), folder / "model.pth")
     # One request a run, so that a run count is a request count; warm-up runs are counted too.
     (folder / "config.toml").write_text("[model]\nbatchable = false\n")

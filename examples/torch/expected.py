@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from examples.torch.importing import import_file
 
 MMOE_ROWS = 6
 
@@ -16,7 +16,7 @@ MMOE_ROWS = 6
 def write_digits(folder: Path) -> None:
     """Writes {picture: [class, probability]} for the folder's samples."""
     model = _load(folder, "digits_net")
-    processor = _module(folder / "processor.py")
+    processor = import_file(folder / "processor.py")
     answers = {}
     for sample in sorted((folder / "samples").glob("*.png")):
         with torch.inference_mode():
@@ -40,18 +40,10 @@ def model_features(model: torch.nn.Module) -> int:
 
 def _load(folder: Path, classes: str) -> torch.nn.Module:
     """Loads model.pth with its class file under the bare module name that the pickle refers to."""
-    sys.modules[classes] = _module(folder / f"{classes}.py")
+    import_file(folder / f"{classes}.py")
     model: torch.nn.Module = torch.load(folder / "model.pth", weights_only=False, map_location="cpu")
     return model.eval()
 
 
-def _module(path: Path):  # type: ignore[no-untyped-def]
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _write(folder: Path, answers: object) -> None:
-    (folder / "expected.json").write_text(json.dumps(answers, ensure_ascii=False, indent=1) + "\n")
+    (folder / "expected.json").write_text(json.dumps(answers, ensure_ascii=False) + "\n")

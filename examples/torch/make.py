@@ -7,7 +7,6 @@ class file that the pickle refers to beside it, and, where the model has hooks, 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import shutil
 import sys
@@ -21,6 +20,7 @@ import torch
 from examples.torch import expected
 from examples.torch.digits import digits_net, processor
 from examples.torch.digits import train as digits_train
+from examples.torch.importing import import_file
 from examples.torch.mmoe import mmoe_net
 from examples.torch.mmoe import train as mmoe_train
 
@@ -58,19 +58,8 @@ def place_source(module: ModuleType, folder: Path) -> Path:
 
 
 def place_module(module: ModuleType, folder: Path) -> ModuleType:
-    """Copy module's source into folder and import that copy under its bare file name.
-
-    A pickled model names its classes by module; the worker finds them as top-level modules of the model
-    folder, so they must be pickled under that name and not as `examples.torch...`.
-    """
-    source = place_source(module, folder)
-    spec = importlib.util.spec_from_file_location(source.stem, source)
-    assert spec is not None and spec.loader is not None
-    copy = importlib.util.module_from_spec(spec)
-    sys.modules[source.stem] = copy
-    spec.loader.exec_module(copy)
-    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
-    return copy
+    """Copy module's source into folder and import that copy under its bare file name, for the pickle to name."""
+    return import_file(place_source(module, folder))
 
 
 def make(name: str, out: Path, *, force: bool) -> bool:
