@@ -44,7 +44,7 @@ def test_model_loads_from_its_folder_alone(
     models: Path, tmp_path: Path, name: str, shape: str, expected: str
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(models / name), shape],
+        [sys.executable, "-B", "-c", LOAD, str(models / name), shape],
         cwd=tmp_path,
         capture_output=True,
         text=True,
