@@ -10,9 +10,13 @@ local MAX_TASK = 2147483647
 
 local byte, sub, find, match = string.byte, string.sub, string.find, string.match
 
--- A reader gives bytes by position (0-based, up to `size`) from a window over the buffered body.
+-- A reader gives bytes by position (0-based, up to `size`) from a window over the buffered body. One serves every
+-- request of a worker thread: nothing is suspended while it is in use, and a table less a request is measurable.
+local READER = {}
+
 local function reader_of(body, size)
-  return { body = body, size = size, base = 0, last = 0, window = "" }
+  READER.body, READER.size, READER.base, READER.last, READER.window = body, size, 0, 0, ""
+  return READER
 end
 
 local function byte_at(r, pos)
@@ -95,8 +99,8 @@ end
 -- "69" from "069" or "69"; nil for anything that is no task id.
 local function task_of_digits(digits)
   if digits == nil then return nil end
-  digits = match(digits, "^0*(%d+)$")
-  if digits == nil or #digits > 10 or digits == "0" then return nil end
+  digits = match(digits, "^0*([1-9]%d*)$")
+  if digits == nil or #digits > 10 then return nil end
   if tonumber(digits) > MAX_TASK then return nil end
   return digits
 end
@@ -121,8 +125,16 @@ local function task_of_name(r, pos, stop, path, what)
   local length = after - start
   local tail = text_at(r, length > 64 and after - 64 or start, length > 64 and 64 or length)
   if tail == nil then return nil, "the request is not a valid protobuf message" end
-  local task = task_of_digits(match(tail, "%-(%d+)$") or match(tail, "^(%d+)$"))
-  if task then return task end
+  local before = #tail  -- of the digits at the end; they must be all that follows the last dash, or the whole name
+  while before > 0 do
+    local b = byte(tail, before)
+    if b < 48 or b > 57 then break end
+    before = before - 1
+  end
+  if byte(tail, before) == 45 or (before == 0 and length <= 64) then
+    local task = task_of_digits(sub(tail, before + 1))
+    if task then return task end
+  end
   return nil, what .. " '" .. string.gsub(tail, "[%c\128-\255]", "?") ..
     "' does not end in a task id; name the model like textcnn-69"
 end
@@ -162,12 +174,13 @@ local function task_of_tags(r, pos, stop, path)
   return nil, "the request is not a valid protobuf message"
 end
 
+local NAME, SPEC, TASKS, META, FEEDBACK = { 1 }, { 1, 1 }, { 1, 1, 1 }, { 2 }, { 1, 2 }
 local KEYS = {
-  name = function(r, pos, stop) return task_of_name(r, pos, stop, { 1 }, "model_name") end,
-  spec = function(r, pos, stop) return task_of_name(r, pos, stop, { 1, 1 }, "model_spec.name") end,
-  tasks = function(r, pos, stop) return task_of_name(r, pos, stop, { 1, 1, 1 }, "tasks[0].model_spec.name") end,
-  meta = function(r, pos, stop) return task_of_tags(r, pos, stop, { 2 }) end,
-  feedback = function(r, pos, stop) return task_of_tags(r, pos, stop, { 1, 2 }) end,
+  name = function(r, pos, stop) return task_of_name(r, pos, stop, NAME, "model_name") end,
+  spec = function(r, pos, stop) return task_of_name(r, pos, stop, SPEC, "model_spec.name") end,
+  tasks = function(r, pos, stop) return task_of_name(r, pos, stop, TASKS, "tasks[0].model_spec.name") end,
+  meta = function(r, pos, stop) return task_of_tags(r, pos, stop, META) end,
+  feedback = function(r, pos, stop) return task_of_tags(r, pos, stop, FEEDBACK) end,
 }
 
 local function task_of_compressed(body, length, key, encoding)
@@ -196,7 +209,8 @@ local function task_of_body(body, key, encoding)
   if size < 5 then return nil, "the call carries no request message" end
   local r = reader_of(body, size)
   local flag = byte_at(r, 0)
-  local length = ((byte_at(r, 1) * 256 + byte_at(r, 2)) * 256 + byte_at(r, 3)) * 256 + byte_at(r, 4)
+  local _, l1, l2, l3, l4 = byte(r.window, 1, 5)
+  local length = ((l1 * 256 + l2) * 256 + l3) * 256 + l4
   if 5 + length > size then return nil, "the request message is cut short" end
   if flag == 0 then return KEYS[key](r, 5, 5 + length) end
   return task_of_compressed(body, length, key, encoding)

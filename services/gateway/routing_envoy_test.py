@@ -130,6 +130,7 @@ def test_a_tag_is_a_number_or_digits(setup: Setup, task: float | str) -> None:
         "a-99999999999999999999",
         "a-六九",
         "a- 69",
+        "a" + "0" * 80 + "69",
     ],
 )
 def test_a_name_without_a_task_is_refused_by_name(setup: Setup, name: str) -> None:
