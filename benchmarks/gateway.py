@@ -156,7 +156,7 @@ def main() -> int:
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[256, 65536, 600_000], help="message sizes, bytes"
     )
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement [%(default)s]")
+    parser.add_argument("--seconds", type=int, default=5, help="of each measurement [%(default)s]")
     parser.add_argument("--in-flight", type=int, default=32, help="calls in flight [%(default)s]")
     options = parser.parse_args()
     load.require("h2load", "nghttpd")

@@ -61,8 +61,8 @@ def run(
     message: bytes,
     pid: int,
     in_flight: int,
-    seconds: float,
-    warm_up_s: float = 1.0,
+    seconds: int,
+    warm_up_s: int = 1,
     headers: tuple[str, ...] = (),
 ) -> Result:
     """Keeps `in_flight` calls open over at most 8 connections and reports rate and CPU; raises on a failed request.
@@ -80,13 +80,13 @@ def run(
         ]  # fmt: skip
         for header in headers:
             command += ["-H", header]
-        _h2load([*command, "-D", f"{warm_up_s}"], seconds)
+        _h2load([*command, "-D", str(warm_up_s)], seconds)
         before = cpu_seconds(pid)
-        rate, done = _h2load([*command, "-D", f"{seconds}"], seconds)
+        rate, done = _h2load([*command, "-D", str(seconds)], seconds)
         return Result(rate, (cpu_seconds(pid) - before) / done * 1e6)
 
 
-def _h2load(command: list[str], seconds: float) -> tuple[float, int]:
+def _h2load(command: list[str], seconds: int) -> tuple[float, int]:
     output = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=True).stdout
     rate, done = _RATE.search(output), _DONE.search(output)
     if rate is None or done is None or done[1] != done[2] or int(done[1]) == 0:

@@ -93,7 +93,7 @@ def main() -> int:
         "--models", type=Path, default=Path("var/models"), help="example models [%(default)s]"
     )
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 16, 64], help="calls in flight")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement [%(default)s]")
+    parser.add_argument("--seconds", type=int, default=5, help="of each measurement [%(default)s]")
     options = parser.parse_args()
     load.require("h2load")
     body = message()
