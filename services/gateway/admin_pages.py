@@ -114,7 +114,7 @@ class _CallCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         family = CounterMetricFamily(
             "dl_gateway_instance_calls",
-            "Calls by instance and outcome, a second behind",
+            "Calls by instance and outcome, a second behind and without a new task's first second",
             labels=["task", "instance", "outcome"],
         )
         for pool, endpoint, ok, failed in self._calls.items():
