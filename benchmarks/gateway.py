@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -45,7 +46,10 @@ def free_port() -> int:
 @contextlib.contextmanager
 def running(command: list[str], port: int, **environment: str) -> Iterator[int]:
     """Runs a server until the block ends; yields its process id once its port answers."""
-    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
+    # A group of its own: seldon-core's microservice leaves its children behind when it is told to stop.
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -58,8 +62,11 @@ def running(command: list[str], port: int, **environment: str) -> Iterator[int]:
                 time.sleep(0.1)
         yield process.pid
     finally:
-        process.terminate()
-        process.wait(20)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
 
 
 def plain_envoy(port: int, backends: list[int], concurrency: int) -> str:
