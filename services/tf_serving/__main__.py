@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from libs.serving.envoy_child import Limits
 from libs.serving.server import run_server
 from services.tf_serving import flags, saved_model
 from services.tf_serving.options import VARIABLE
@@ -39,6 +40,7 @@ def serve(parsed: argparse.Namespace) -> int:
         drain_grace_s=parsed.drain_grace_s,
         drain_deadline_s=parsed.drain_deadline_s,
         log_level=parsed.log_level,
+        limits=Limits(max_message_bytes=options.max_message_bytes),
     )
 
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import sys
+from functools import partial
 
 import torch
 
@@ -91,6 +92,7 @@ class Worker:
             engine,
             policy,
             hook_threads=hook_threads(self._config.hook_threads, cores),
+            thread_init=partial(torch.set_num_threads, threads),
             inline=engine.only_model,
             observer=stats,
             hook_observer=self._metrics.batcher(f"{name}/preprocess") if engine.preprocesses else None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from libs.proto.seldon import DataKind, SeldonRequest
@@ -42,9 +42,10 @@ class PredictService:
         policy: bounds of the model's queue. The queue before preprocess is bounded by the same number, in
             requests.
         hook_threads: threads that run preprocess.
+        thread_init: called first on each thread that runs the model or hooks: PyTorch keeps its number of
+            threads by calling thread.
         inline: whether a lone request to a quick model may run on the event loop's thread; see `quick`. Not
-        for
-            folders with hooks, which may wait for something.
+            for folders with hooks, which may wait for something.
         observer: told about the model's batches.
         hook_observer: told about preprocess's groups.
     """
@@ -55,6 +56,7 @@ class PredictService:
         policy: BatchPolicy,
         *,
         hook_threads: int = 1,
+        thread_init: Callable[[], None] | None = None,
         inline: bool = False,
         observer: BatchObserver | None = None,
         hook_observer: BatchObserver | None = None,
@@ -72,7 +74,13 @@ class PredictService:
         # Requests being served. With one, there is nobody to share a call with.
         self._present = 0
         self._model: Batcher[Task, bytes] = Batcher(
-            self._run, policy, size=self._size, key=self._key, observer=observer, name="model"
+            self._run,
+            policy,
+            size=self._size,
+            key=self._key,
+            thread_init=thread_init,
+            observer=observer,
+            name="model",
         )
         self._hooks: Batcher[SeldonRequest, Job] | None = None
         if engine.preprocesses:
@@ -82,6 +90,7 @@ class PredictService:
                 size=lambda _: 1,
                 key=lambda _: None,
                 threads=hook_threads,
+                thread_init=thread_init,
                 observer=hook_observer,
                 name="hooks",
             )
