@@ -175,7 +175,15 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         backends = [free_port(), free_port()]
         for port in backends:
-            echo = ["nghttpd", str(port), "--no-tls", "--echo-upload", "--trailer=grpc-status: 0", "-a", "127.0.0.1"]
+            echo = [
+                "nghttpd",
+                str(port),
+                "--no-tls",
+                "--echo-upload",
+                "--trailer=grpc-status: 0",
+                "-a",
+                "127.0.0.1",
+            ]
             stack.enter_context(running(echo, port))
 
         def each(name: str, address: str, pid: int) -> None:

@@ -135,9 +135,9 @@ class Batcher(Generic[T, R]):
         self._observer: BatchObserver = observer if observer is not None else _NoObserver()
         self._queue: BatchQueue[_Pending[T, R]] = BatchQueue(policy)
         self._lock = threading.Lock()
-        self._idle: list[
-            Any
-        ] = []  # gates (threading.Lock) of sleeping threads, the last to fall asleep on top
+        self._idle: list[Any] = (
+            []
+        )  # gates (threading.Lock) of sleeping threads, the last to fall asleep on top
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drained: asyncio.Future[None] | None = None

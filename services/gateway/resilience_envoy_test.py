@@ -226,7 +226,9 @@ def test_restarting_every_instance_one_after_the_other_loses_no_call(nodes: Path
                 old.stop(grace=1.0)
                 servers[turn % 2] = fresh = Backend(old.port)
                 fresh.delay_s = 0.01
-                eventually(lambda: fresh.finished > 5, "the fresh one takes calls", 20)  # noqa: B023 (used at once)
+                eventually(
+                    lambda: fresh.finished > 5, "the fresh one takes calls", 20
+                )  # noqa: B023 (used at once)
         assert load.failures() == []
     finally:
         for server in servers:

@@ -82,9 +82,9 @@ class Service:
         results = await self._execution.run(
             engine.runner(signature.name, outputs),
             arrays,
-            batch_key=(servable.name, servable.version, signature.name, outputs)
-            if signature.batchable
-            else None,
+            batch_key=(
+                (servable.name, servable.version, signature.name, outputs) if signature.batchable else None
+            ),
             deadline=call.deadline,
             cancelled=call.cancelled,
         )
