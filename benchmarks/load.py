@@ -69,13 +69,14 @@ def run(
 
     h2load does not look at grpc-status: check the target with a real client before and after.
     """
-    connections = min(in_flight, 8)
+    # as many of up to 8 connections as share the calls evenly
+    connections = max(count for count in range(1, 9) if in_flight % count == 0)
     with tempfile.NamedTemporaryFile() as body:
         body.write(frame(message))
         body.flush()
         command = [
             "h2load", f"http://{address}{path}", "-d", body.name, "-t", "1",
-            "-c", str(connections), "-m", str(max(1, in_flight // connections)),
+            "-c", str(connections), "-m", str(in_flight // connections),
             "-H", "content-type: application/grpc", "-H", "te: trailers",
         ]  # fmt: skip
         for header in headers:

@@ -11,7 +11,7 @@ import torch
 from e2e import slow_net
 from examples.torch.importing import import_file
 
-SECONDS = 0.3
+SECONDS = 1.0
 
 
 def main() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from examples.quickstart.processes import Process, Processes
 
@@ -31,29 +32,26 @@ def start_tensorflow(processes: Processes, name: str, model: str, base: Path) ->
 
 
 def start_gateway(
-    processes: Processes, nodes: Path, tasks: dict[int, list[str]], timeout_ms: int = 5000
+    processes: Processes,
+    nodes: Path,
+    tasks: Mapping[int, list[str]],
+    timeouts_ms: Mapping[int, int] = MappingProxyType({}),
 ) -> Process:
     """Writes the node file and starts a gateway over it; returns it ready."""
-    write_nodes(nodes, tasks, timeout_ms)
-    gateway = processes.start(
-        "gateway",
-        "gateway",
-        "serve",
-        "--nodes",
-        str(nodes),
-        "--listen",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-    )
+    write_nodes(nodes, tasks, timeouts_ms)
+    any_port = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+    gateway = processes.start("gateway", "gateway", "serve", "--nodes", str(nodes), *any_port)
     gateway.wait_ready()
     return gateway
 
 
-def write_nodes(nodes: Path, tasks: dict[int, list[str]], timeout_ms: int = 5000) -> None:
-    """Replaces the node file in one step, as an editor or a ConfigMap does."""
+def write_nodes(
+    nodes: Path, tasks: Mapping[int, list[str]], timeouts_ms: Mapping[int, int] = MappingProxyType({})
+) -> None:
+    """Replaces the node file in one step, as an editor or a ConfigMap does. A task has 5 s unless told."""
     fresh = nodes.with_suffix(".new")
-    fresh.write_text("".join(f"{task}={timeout_ms},{','.join(hosts)}\n" for task, hosts in tasks.items()))
+    lines = (f"{task}={timeouts_ms.get(task, 5000)},{','.join(hosts)}" for task, hosts in tasks.items())
+    fresh.write_text("\n".join(lines) + "\n")
     fresh.rename(nodes)
 
 

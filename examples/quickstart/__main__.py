@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 import threading
@@ -37,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.command == "call":
         return call(options)
-    # SIGTERM ends the context managers as Ctrl-C does, so no process is left behind.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # A closed terminal and SIGTERM end the context managers as Ctrl-C does, so no process is left behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return up(options)
     except KeyboardInterrupt:
@@ -155,11 +157,12 @@ def report(answers: Sequence[Answer], names: dict[str, str]) -> bool:
 def next_steps(gateway: Process, running: Sequence[Process], nodes: Path, options: argparse.Namespace) -> str:
     """What to try while everything is up."""
     worker = next(process for process in running if process.name == "digits-1")
+    admin = re.search(r"admin on (http://\S+)", gateway.log.read_text())
     call = f"python3.11 {options.dist / 'quickstart.pex'} call --gateway {gateway.address}"
     return f"""
 Everything stays up until Ctrl-C. In another terminal:
 
-  status page           http://127.0.0.1:{options.admin_port}/
+  status page           {admin[1] if admin else "see the gateway's log"}
   classify a picture    {call} digits {options.models}/digits/samples/7-0.png
   classify a sentence   {call} textcnn "how much is the rent"
   kill an instance      kill -9 {worker.pid}      (the calls above go on without an error)

@@ -15,8 +15,8 @@ from types import TracebackType
 
 READY = "READY "
 START_TIMEOUT_S = 120.0
-# The services drain for 15 s at most before they stop by themselves.
-STOP_TIMEOUT_S = 25.0
+# The workers finish calls in flight for 30 s at most before they stop by themselves.
+STOP_TIMEOUT_S = 35.0
 
 
 class StartError(RuntimeError):
@@ -113,15 +113,19 @@ class Processes:
         return process
 
     def stop(self) -> None:
-        """Stops all, the youngest first: the gateway drains before its backends go."""
+        """Stops all, the youngest first: the gateway drains before its backends go. Interrupted, it kills them."""
         stopping: Sequence[Process] = list(reversed(self.running))
-        for process in stopping[:1]:
-            process.stop()
-        for process in stopping[1:]:
-            process.terminate()
-        for process in stopping[1:]:
-            process.stop()
-        self.running.clear()
+        try:
+            for process in stopping[:1]:
+                process.stop()
+            for process in stopping[1:]:
+                process.terminate()
+            for process in stopping[1:]:
+                process.stop()
+        finally:
+            for process in stopping:
+                process.kill()  # does nothing to what has ended
+            self.running.clear()
 
     def __enter__(self) -> Processes:
         return self
