@@ -226,9 +226,11 @@ def test_restarting_every_instance_one_after_the_other_loses_no_call(nodes: Path
                 old.stop(grace=1.0)
                 servers[turn % 2] = fresh = Backend(old.port)
                 fresh.delay_s = 0.01
-                eventually(
-                    lambda: fresh.finished > 5, "the fresh one takes calls", 20
-                )  # noqa: B023 (used at once)
+
+                def takes_calls(instance: Backend = fresh) -> bool:
+                    return instance.finished > 5
+
+                eventually(takes_calls, "the fresh one takes calls", 20)
         assert load.failures() == []
     finally:
         for server in servers:
