@@ -96,6 +96,8 @@ class Gateway:
         self.admin_port = options.admin_port
         self.live = False  # Envoy has taken traffic and runs
         self._stop = asyncio.Event()
+        self._announced = False  # READY was printed
+        self._failed = False  # a task that must live as long as the gateway ended
         self._data: bytes | None = None
         self._apply_lock = asyncio.Lock()
 
@@ -235,15 +237,25 @@ class Gateway:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, hang_up)
-        background.add(asyncio.create_task(self._follow_file()))
-        background.add(asyncio.create_task(self.resolver.run()))
+        for work in (self._follow_file(), self.resolver.run()):
+            lasting = asyncio.create_task(work)
+            lasting.add_done_callback(self._lasting_ended)
+            background.add(lasting)
         try:
-            return await self._supervise(folder)
+            status = await self._supervise(folder)
+            return 1 if self._failed else status
         finally:
             for task in background:
                 task.cancel()
             if self.envoy is not None:
                 await self.envoy.stop()
+
+    def _lasting_ended(self, task: asyncio.Task[None]) -> None:
+        """A gateway that no longer follows its node file or its names would look well and not be: it stops."""
+        if not task.cancelled():
+            log.critical("a background task ended; stopping", exc_info=task.exception())
+            self._failed = True
+            self.stop()
 
     async def _supervise(self, folder: Path) -> int:
         crashes: list[float] = []
@@ -258,13 +270,14 @@ class Gateway:
                     if ready.done() and not ended.done():
                         self.listen_port = ready.result()
                         self.live = True
-                        if not crashes:
+                        if not self._announced:
+                            self._announced = True
                             print(f"READY {self.listen_text}", flush=True)
                         await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
                     if stop.done():
                         await self._drain(self.envoy)
                         return 0
-                    if not ready.done() and not crashes:
+                    if not self._announced:
                         raise StartError(
                             f"Envoy ended with status {self.envoy.returncode} before it was ready;"
                             " its log above says why"
@@ -319,8 +332,9 @@ class Gateway:
         """Waits until Envoy takes traffic with the whole table; its port. Raises StartError."""
         deadline = time.monotonic() + _START_DEADLINE_S
         while time.monotonic() < deadline:
-            if await envoy.admin.is_live():
-                return await envoy.admin.listen_port()
+            with contextlib.suppress(OSError):  # not up yet, or too busy to answer in time: asked again
+                if await envoy.admin.is_live():
+                    return await envoy.admin.listen_port()
             await asyncio.sleep(0.02)
         raise StartError(f"Envoy was not ready within {_START_DEADLINE_S:.0f} s")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
+import http.client
+import socket
 import time
+import urllib.error
 from collections.abc import Iterator
 
 import grpc
@@ -31,11 +34,11 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GatewayProcess, Backend]]:
-    """Task 1 echoes; 2 does too, within 150 ms; 3 is down; 4 has a name without an address."""
+    """Task 1 echoes; 2 does too, within 500 ms; 3 is down; 4 has a name without an address."""
     nodes = tmp_path_factory.mktemp("statuses") / "nodes.txt"
     with backends(1) as (backend,):
         nodes.write_text(
-            f"1=5000,{backend.address}\n2=150,{backend.address}\n3=1000,127.0.0.1:{free_port()},"
+            f"1=5000,{backend.address}\n2=500,{backend.address}\n3=1000,127.0.0.1:{free_port()},"
             f"127.0.0.1:{free_port()}\n4=1000,no-such-host.invalid:80\n"
         )
         with GatewayProcess(nodes) as gateway:
@@ -101,13 +104,13 @@ def test_metadata_that_is_too_large_fails_its_call_and_no_other(setup: Setup) ->
 
 def test_a_late_answer_is_deadline_exceeded_at_the_tasks_timeout(setup: Setup) -> None:
     gateway, backend = setup
-    backend.delay_s = 1.0
+    backend.delay_s = 4.0
     for timeout in (None, 30.0):
         answer = gateway.predict("a-2", timeout=timeout)
         assert answer.code == grpc.StatusCode.DEADLINE_EXCEEDED
         # The backend was told the deadline and may notice it first.
         assert "task 2 did not answer in time" in answer.message or answer.message == "Deadline Exceeded"
-        assert 0.14 < answer.took_s < 0.6
+        assert 0.45 < answer.took_s < 3.5
         assert answer.metadata["x-dl-instance"] == backend.address
 
 
@@ -124,7 +127,7 @@ def test_a_callers_shorter_deadline_holds(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "timeout", "most"), [(1, None, 5.0), (1, 2.0, 2.0), (2, 2.0, 0.15), (2, None, 0.15)]
+    ("task", "timeout", "most"), [(1, None, 5.0), (1, 2.0, 2.0), (2, 2.0, 0.5), (2, None, 0.5)]
 )
 def test_the_backend_sees_the_time_that_is_left(
     setup: Setup, task: int, timeout: float | None, most: float
@@ -170,21 +173,32 @@ def test_callers_cannot_change_timeouts_or_retries(setup: Setup) -> None:
 
 
 def test_what_is_not_grpc_gets_a_clear_http_error(setup: Setup) -> None:
-    address = setup[0].address
-    for flags in (
-        [],
-        ["--http2-prior-knowledge"],
-        ["-d", "{}", "-H", "content-type: application/json"],
-        ["-d", "x", "-H", "content-type: application/grpc-web"],
+    for method, body, kind in (
+        ("GET", None, "text/html"),
+        ("POST", "{}", "application/json"),
+        ("POST", "x", "application/grpc-web"),
     ):
-        done = subprocess.run(
-            ["curl", "-si", "-m", "5", *flags, f"http://{address}/"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert " 415" in done.stdout.splitlines()[0]
-        assert "speaks gRPC" in done.stdout
+        connection = http.client.HTTPConnection(setup[0].address, timeout=5)
+        with contextlib.closing(connection):
+            connection.request(method, "/", body, {"content-type": kind})
+            response = connection.getresponse()
+            assert response.status == 415
+            assert b"speaks gRPC" in response.read()
+
+
+def test_http2_without_grpc_gets_a_clear_error(setup: Setup) -> None:
+    host, _, port = setup[0].address.rpartition(":")
+    # RFC 9113, 7541: the preface, empty SETTINGS, HEADERS of stream 1 (END_STREAM, END_HEADERS) with the static
+    # table's entries for GET, http and /, and a literal :authority.
+    fields = b"\x82\x86\x84\x41\x01x"
+    frames = b"\0\0\0\4\0\0\0\0\0" + bytes([0, 0, len(fields), 1, 5, 0, 0, 0, 1]) + fields
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frames)
+        received = b""
+        while b"speaks gRPC" not in received:
+            more = connection.recv(4096)
+            assert more, "the connection ended without a word"
+            received += more
 
 
 def test_health_of_the_gateway_and_of_each_task(setup: Setup) -> None:
@@ -270,19 +284,13 @@ def test_the_admin_pages(setup: Setup) -> None:
     eventually(is_counted, "the reported calls are counted")
     assert 'envoy_cluster_name="task-1"' in metrics
     assert gateway.admin("/ready") == b"ready\n"
-    done = subprocess.run(
-        ["curl", "-si", f"http://127.0.0.1:{gateway.admin_port}/nothing"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "404" in done.stdout
-    assert "/status.json" in done.stdout
+    with pytest.raises(urllib.error.HTTPError) as missing:
+        gateway.admin("/nothing")
+    assert missing.value.code == 404
+    assert b"/status.json" in missing.value.read()
 
 
 def test_a_silent_admin_client_does_not_block_others(setup: Setup) -> None:
-    import socket
-
     with socket.create_connection(("127.0.0.1", setup[0].admin_port)):
         started = time.monotonic()
         assert setup[0].admin("/ready") == b"ready\n"

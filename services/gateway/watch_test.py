@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
+from services.gateway import watch
 from services.gateway.watch import changes
 
 
@@ -80,3 +84,34 @@ async def test_a_file_written_in_pieces_is_read_whole(tmp_path: Path) -> None:
                 file.flush()
                 await asyncio.sleep(0.02)
         assert await next_of(found) == b"piece " * 10
+
+
+async def test_a_folder_that_is_replaced_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "RETRY_S", 0.1)
+    folder = tmp_path / "config"
+    folder.mkdir()
+    path = folder / "nodes.txt"
+    path.write_bytes(b"1")
+    async with watching(path) as found:
+        shutil.rmtree(folder)
+        await asyncio.sleep(0.3)
+        folder.mkdir()
+        path.write_bytes(b"2")
+        assert await next_of(found) == b"2"
+        path.write_bytes(b"3")
+        assert await next_of(found) == b"3"
+
+
+async def test_a_folder_that_is_not_there_yet_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "RETRY_S", 0.1)
+    path = tmp_path / "later" / "nodes.txt"
+    found = changes(path, None)
+    first = asyncio.ensure_future(anext(found))
+    await asyncio.sleep(0.3)
+    path.parent.mkdir()
+    path.write_bytes(b"1")
+    async with asyncio.timeout(10):
+        assert await first == b"1"
+    await found.aclose()
