@@ -199,6 +199,56 @@ def test_models_that_mix_rows_are_found_out(model: nn.Module, caplog: pytest.Log
     assert "will not share model calls" in caplog.text
 
 
+class Centred(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean(0)
+
+
+@pytest.mark.parametrize("payload", [rows(1.0), rows(0.0), rows(3, dtype=np.int64), np.zeros((2, 3))])
+def test_equal_requests_do_not_hide_that_rows_mix(payload: Any) -> None:
+    e = engine(nn.Sequential(Float(), Centred()))
+    alone = e.run(jobs_of(e, payload))[0]
+    for result in e.run(jobs_of(e, payload, payload)):
+        np.testing.assert_array_equal(result, alone)
+    assert not e.shares_calls
+
+
+class Float(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float()
+
+
+def test_equal_requests_to_a_model_that_does_not_mix_rows_share_calls_at_once() -> None:
+    net = Net()
+    e = engine(net)
+    assert first_column(e.run(jobs_of(e, rows(1.0), rows(1.0)))) == [[3.0], [3.0]]
+    net.calls.clear()
+    assert first_column(e.run(jobs_of(e, *[rows(1.0)] * 8))) == [[3.0]] * 8
+    assert net.calls == [8]
+
+
+def test_a_changed_copy_that_the_model_refuses_leaves_the_question_open() -> None:
+    class Strict(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert bool((x[:, 0] >= 1).all())
+            return x - x.mean(0)
+
+    e = engine(Strict())
+    for result in e.run(jobs_of(e, rows(1.0), rows(1.0))):
+        assert result.tolist() == [[0.0, 0.0, 0.0]]
+    assert e.shares_calls, "not known yet"
+    for result in e.run(jobs_of(e, rows(1.0), rows(2.0))):
+        assert result.tolist() == [[0.0, 0.0, 0.0]]
+    assert not e.shares_calls
+
+
+def test_requests_without_rows_prove_nothing() -> None:
+    e = engine(Centred())
+    e.run(jobs_of(e, rows(), rows()))
+    e.run(jobs_of(e, rows(), rows(1.0)))
+    assert first_column(e.run(jobs_of(e, rows(1.0), rows(5.0)))) == [[0.0], [0.0]]
+
+
 def test_batchable_false_never_shares() -> None:
     net = Net()
     e = engine(net, batchable=False)

@@ -136,11 +136,12 @@ class PredictService:
         now = time.monotonic()
         start_by = call.deadline
         if start_by is not None:
-            needed = self._haste.needed(now)
-            start_by -= needed
-            if start_by <= now:
+            left, needed = start_by - now, self._haste.needed(now)
+            if left > needed:
+                start_by -= needed
+            elif left <= 0 or not self._haste.probes(now):
                 raise DeadlineExceeded(
-                    f"the deadline is in {max(start_by + needed - now, 0) * 1e3:.0f} ms and the model takes "
+                    f"the deadline is in {max(left, 0) * 1e3:.0f} ms and the model takes "
                     f"{needed * 1e3:.0f} ms or more, so it was not run"
                 )
         if self._inline and self._present == 1 and self._quick.allows(job.rows, now):

@@ -141,11 +141,47 @@ async def test_a_lone_request_that_cannot_be_answered_in_time_is_not_run() -> No
 
     model = Slow()
     async with served(model) as service:
-        await ask(service, TENSOR, np.zeros((1, 2)))
+        for _ in range(4):
+            await ask(service, TENSOR, np.zeros((1, 2)))
         with pytest.raises(DeadlineExceeded, match="the model takes .* so it was not run"):
             await ask(service, TENSOR, np.zeros((1, 2)), deadline=time.monotonic() + 0.005)
         await ask(service, TENSOR, np.zeros((1, 2)), deadline=time.monotonic() + 20)
-    assert model.calls == [1, 1]
+    assert model.calls == [1] * 5
+
+
+async def test_one_slow_first_call_is_forgotten_within_a_second() -> None:
+    class Cold(Gated):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not self.calls:
+                time.sleep(1.5)
+            return super().forward(x)
+
+    model = Cold()
+    async with served(model) as service:
+        await ask(service, TENSOR, np.zeros((1, 2)))
+        await asyncio.sleep(1.1)
+        for _ in range(20):
+            await ask(service, TENSOR, np.zeros((1, 2)), deadline=time.monotonic() + 0.7)
+    assert model.calls == [1] * 21
+
+
+async def test_once_a_second_a_late_request_runs_all_the_same() -> None:
+    class Warming(Gated):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(self.calls) < 4:
+                time.sleep(0.8)
+            return super().forward(x)
+
+    model = Warming()
+    async with served(model) as service:
+        for _ in range(4):
+            await ask(service, TENSOR, np.zeros((1, 2)))
+        with pytest.raises(DeadlineExceeded):
+            await ask(service, TENSOR, np.zeros((1, 2)), deadline=time.monotonic() + 0.35)
+        await asyncio.sleep(1.1)
+        for _ in range(20):
+            await ask(service, TENSOR, np.zeros((1, 2)), deadline=time.monotonic() + 0.35)
+    assert model.calls == [1] * 24
 
 
 async def test_a_lone_request_to_a_quick_model_runs_on_the_loops_thread() -> None:

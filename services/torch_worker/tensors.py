@@ -152,6 +152,24 @@ def listed(output: Any) -> Any:
     return output
 
 
+def perturbed(data: Any) -> Any:
+    """An array or tensor of the same type, dtype and shape with other values, the same ones every time.
+
+    Values move towards zero, by unequal shares, so that ids stay within the tables that they point into; where
+    that changes nothing, zeros become 0.25 (integers 1).
+    """
+    tensor = torch.from_numpy(np.array(data, order="C")) if isinstance(data, np.ndarray) else data
+    if tensor.dtype is torch.bool:
+        changed = ~tensor
+    else:
+        shares = torch.linspace(0.25, 0.75, tensor.numel(), dtype=torch.float64, device=tensor.device)
+        wide = tensor if tensor.is_complex() else tensor.double()
+        changed = (wide.nan_to_num() * shares.reshape(tensor.shape)).to(tensor.dtype)
+        if torch.equal(changed, tensor):
+            changed = torch.full_like(tensor, 0.25 if tensor.is_floating_point() else 1)
+    return changed.numpy() if isinstance(data, np.ndarray) else changed
+
+
 def same(left: Any, right: Any) -> bool:
     """Whether two outputs have one structure, equal shapes, and values that differ by no more than rounding
     does.
