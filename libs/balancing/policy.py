@@ -9,10 +9,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from typing import Protocol
 
 from libs.balancing.endpoint import Endpoint
 from libs.balancing.weight import DEFAULT_WEIGHT, DynamicWeight
+
+
+class PolicyName(StrEnum):
+    """The policies by the names that configurations give them."""
+
+    ROUND_ROBIN = "round_robin"
+    WEIGHTED = "weighted"
+    LEAST_REQUEST = "least_request"
+    PEAK_EWMA = "peak_ewma"
 
 
 class NoEndpointError(Exception):

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from services.gateway import nodefile
-from services.gateway.bootstrap import DEFAULT_MAX_MESSAGE_BYTES
 from services.gateway.gateway import Gateway, GatewayOptions, StartError
+from services.gateway.listener import DEFAULT_MAX_MESSAGE_BYTES
 from services.gateway.nodefile import NodeFileInvalid
 
 _EPILOG = """\
@@ -78,7 +78,7 @@ def _check(path: Path) -> int:
         for item in invalid.errors:
             print(item.render(str(path)), file=sys.stderr)
         return 2
-    instances = sum(len(task.endpoints) for task in table.tasks.values())
+    instances = sum(len(pool.members) for pool in table.pools.values())
     print(f"{path}: {len(table.tasks)} tasks, {instances} instances, no errors")
     return 0
 

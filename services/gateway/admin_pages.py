@@ -71,7 +71,7 @@ async def document(gateway: Gateway) -> Json:
         },
         "tasks": status.tasks(
             table,
-            {task.cluster: gateway.weights.weights(task.cluster) for task in table.tasks.values()},
+            {task.pool: gateway.weights.weights(task.pool) for task in table.tasks.values()},
             hosts,
         ),
     }
@@ -99,7 +99,7 @@ def control_metrics(gateway: Gateway) -> bytes:
         "dl_gateway_instance_weight", "Effective weight, 100 is full", ["task", "instance"], registry=registry
     )
     for task in gateway.table.tasks.values():
-        for endpoint, value in gateway.weights.weights(task.cluster).items():
+        for endpoint, value in gateway.weights.weights(task.pool).items():
             weight.labels(str(task.task_id), str(endpoint)).set(value)
     registry.register(_CallCollector(gateway.calls))
     return generate_latest(registry)

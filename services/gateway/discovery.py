@@ -7,13 +7,13 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
-from services.gateway.bootstrap import ROUTES
+from services.gateway.listener import ROUTES
 from services.gateway.snapshot import Resource, Snapshot
 from services.gateway.xds_messages import message_class, stream_handler
 
@@ -26,6 +26,9 @@ _PREFIX = "type.googleapis.com/envoy.config."
 CLUSTER = _PREFIX + "cluster.v3.Cluster"
 ENDPOINTS = _PREFIX + "endpoint.v3.ClusterLoadAssignment"
 ROUTE = _PREFIX + "route.v3.RouteConfiguration"
+LISTENER = _PREFIX + "listener.v3.Listener"
+SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+_WILDCARD = (CLUSTER, LISTENER)  # subscribed to as a whole; the others by name
 
 # Routes to a new pool wait until Envoy has the pool's instances, but not for ever: an Envoy that never asks
 # for them must still get the rest of the table.
@@ -64,7 +67,14 @@ class Stream:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._clusters, self._endpoints, self._routes = _Type(), _Type(), _Type()
-        self._types = {CLUSTER: self._clusters, ENDPOINTS: self._endpoints, ROUTE: self._routes}
+        self._listeners, self._secrets = _Type(), _Type()
+        self._types = {
+            CLUSTER: self._clusters,
+            ENDPOINTS: self._endpoints,
+            ROUTE: self._routes,
+            LISTENER: self._listeners,
+            SECRET: self._secrets,
+        }
         self._nonces = itertools.count(1)
         self._routed: frozenset[str] = frozenset()  # clusters that the accepted routes name
         self._routing: frozenset[str] = frozenset()  # clusters that the last routes sent name
@@ -76,7 +86,7 @@ class Stream:
         if state is None or (request.response_nonce and request.response_nonce != state.nonce):
             return None  # a type that is not served here, or an answer that a newer response has overtaken
         state.subscribed = True
-        if request.type_url != CLUSTER:  # clusters are subscribed to by wildcard
+        if request.type_url not in _WILDCARD:
             state.names = frozenset(request.resource_names)
             # What Envoy no longer asks for it has dropped: it is sent again if it comes back.
             state.sent = {name: resource for name, resource in state.sent.items() if name in state.names}
@@ -97,14 +107,22 @@ class Stream:
         """What to send now to bring Envoy nearer to the snapshot. Asked again without news, it is empty."""
         if snapshot.routes is None:
             return []
-        found = (self._next_clusters(snapshot), self._next_endpoints(snapshot), self._next_routes(snapshot))
+        found = (
+            self._next_clusters(snapshot),
+            self._next_named(ENDPOINTS, snapshot.endpoints),
+            self._next_named(SECRET, snapshot.secrets),
+            self._next_listeners(snapshot),
+            self._next_routes(snapshot),
+        )
         return [response for response in found if response is not None]
 
     def settled(self, snapshot: Snapshot) -> bool:
         """Envoy has accepted the whole snapshot and holds nothing else."""
         return (
             snapshot.routes is not None
-            and all(state.idle and not state.error for state in self._types.values())
+            and all(state.idle and not state.error for state in self._types.values() if state.subscribed)
+            and self._routes.subscribed
+            and all(self._listeners.holds(*each) for each in snapshot.listeners.items())
             and self._clusters.sent.keys() == snapshot.clusters.keys()
             and self._has_pools(snapshot)
             and self._routes.holds(ROUTES, snapshot.routes)
@@ -135,16 +153,24 @@ class Stream:
             self._endpoints.sent.pop(name, None)
         return self._respond(CLUSTER, wanted, wanted.values())
 
-    def _next_endpoints(self, snapshot: Snapshot) -> Any | None:
-        state = self._endpoints
+    def _next_named(self, type_url: str, resources: Mapping[str, Resource]) -> Any | None:
+        state = self._types[type_url]
         if not state.idle:
             return None
         changed = {
             name: resource
-            for name, resource in snapshot.endpoints.items()
+            for name, resource in resources.items()
             if name in state.names and not state.holds(name, resource)
         }
-        return self._respond(ENDPOINTS, state.sent | changed, changed.values()) if changed else None
+        return self._respond(type_url, state.sent | changed, changed.values()) if changed else None
+
+    def _next_listeners(self, snapshot: Snapshot) -> Any | None:
+        state, wanted = self._listeners, dict(snapshot.listeners)
+        if not state.idle or (
+            wanted.keys() == state.sent.keys() and all(state.holds(*each) for each in wanted.items())
+        ):
+            return None
+        return self._respond(LISTENER, wanted, wanted.values())
 
     def _next_routes(self, snapshot: Snapshot) -> Any | None:
         state, routes = self._routes, snapshot.routes

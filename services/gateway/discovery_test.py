@@ -164,10 +164,10 @@ def test_a_moved_instance_or_a_weight_touches_only_its_pool() -> None:
     envoy.take(build(table, pools, {}))
     assert envoy.log == [("ClusterLoadAssignment", ["task-2"])]
     envoy.log.clear()
-    endpoint = pools["task-1"][0]
+    (endpoint,) = pools["task-1"][0]
     envoy.take(
         build(table, pools, {}).with_endpoints(
-            {"task-1": load_assignment("task-1", [endpoint], {endpoint: 7})}
+            {"task-1": load_assignment("task-1", pools["task-1"], {endpoint: 7})}
         )
     )
     assert envoy.log == [("ClusterLoadAssignment", ["task-1"])]

@@ -12,20 +12,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import grpc
 
 from libs.balancing.controller import EndpointReport, WeightController
+from libs.balancing.endpoint import Endpoint
 from services.gateway import nodefile
 from services.gateway.admin import AdminServer
 from services.gateway.admin_pages import pages
-from services.gateway.bootstrap import DEFAULT_MAX_MESSAGE_BYTES, DRAIN_S, STATS, BootstrapOptions, bootstrap
+from services.gateway.bootstrap import BootstrapOptions, bootstrap
 from services.gateway.discovery import Discovery
+from services.gateway.listener import (
+    DEFAULT_MAX_MESSAGE_BYTES,
+    DRAIN_S,
+    LISTENER,
+    STATS,
+    ListenerOptions,
+    listener,
+)
 from services.gateway.load_reports import CallCounts, LoadReports
 from services.gateway.methods import lua_table
 from services.gateway.nodefile import NodeFileInvalid
 from services.gateway.own_services import OwnServices
-from services.gateway.process import EnvoyProcess, check_port_free
+from services.gateway.process import EnvoyProcess, reserve_port
 from services.gateway.resolver import Resolver
 from services.gateway.snapshot import build, load_assignment, resolve
 from services.gateway.table import Table
@@ -95,6 +105,7 @@ class Gateway:
         self.listen_port = options.listen_port
         self.admin_port = options.admin_port
         self.live = False  # Envoy has taken traffic and runs
+        self.pools: dict[str, list[dict[Endpoint, int]]] = {}  # each pool's instances, by order of preference
         self._stop = asyncio.Event()
         self._announced = False  # READY was printed
         self._failed = False  # a task that must live as long as the gateway ended
@@ -126,19 +137,33 @@ class Gateway:
             return True
 
     def _publish(self) -> None:
-        pools = resolve(self.table, self.resolver.addresses)
-        self.weights.set_pools(pools)
-        self.calls.keep(pools)
-        self.discovery.update(build(self.table, pools, {pool: self.weights.weights(pool) for pool in pools}))
+        self.pools = resolve(self.table, self.resolver.addresses)
+        members = {name: [e for group in groups for e in group] for name, groups in self.pools.items()}
+        self.weights.set_pools(members)
+        self.calls.keep(members)
+        weights = {name: self.weights.weights(name) for name in self.pools}
+        self.discovery.update(build(self.table, self.pools, weights, {LISTENER: self._listener()}))
+
+    def _listener(self) -> Any:
+        return listener(
+            ListenerOptions(
+                host=self.options.listen_host,
+                port=self.listen_port,
+                filter_source=filter_source(),
+                max_message_bytes=self.options.max_message_bytes,
+            )
+        )
 
     def _observe(self, reports: Mapping[str, list[EndpointReport]]) -> None:
         self.calls.add(reports)
         changed = [pool for pool, found in reports.items() if self.weights.observe(pool, found)]
         if changed:
-            current = {pool: self.weights.weights(pool) for pool in changed}
             self.discovery.update(
                 self.discovery.snapshot.with_endpoints(
-                    {pool: load_assignment(pool, list(weights), weights) for pool, weights in current.items()}
+                    {
+                        pool: load_assignment(pool, self.pools[pool], self.weights.weights(pool))
+                        for pool in changed
+                    }
                 )
             )
 
@@ -165,7 +190,7 @@ class Gateway:
         if task is None or self.envoy is None:
             return None
         try:
-            return await self.envoy.admin.gauge(f"cluster.{task.cluster}.membership_healthy") > 0
+            return await self.envoy.admin.gauge(f"cluster.{task.pool}.membership_healthy") > 0
         except OSError:
             return False
 
@@ -182,14 +207,19 @@ class Gateway:
 
     async def run(self) -> int:
         """Serves until told to stop. The exit status: 0 after an orderly end. Raises StartError."""
-        await self._load_first()
         try:
-            check_port_free(self.options.listen_host, self.options.listen_port)
+            held = reserve_port(self.options.listen_host, self.options.listen_port)
         except OSError as error:
             raise StartError(
                 f"cannot listen on {self.options.listen_host}:{self.options.listen_port}: {error.strerror};"
                 " choose another port with --listen, or stop what uses it"
             ) from None
+        with held:
+            self.listen_port = held.getsockname()[1]
+            await self._load_first()
+            return await self._serve()
+
+    async def _serve(self) -> int:
         admin = AdminServer(pages(self))
         try:
             self.admin_port = await admin.start(self.options.admin_host, self.options.admin_port)
@@ -268,7 +298,7 @@ class Gateway:
                 try:
                     await asyncio.wait({ready, ended, stop}, return_when=asyncio.FIRST_COMPLETED)
                     if ready.done() and not ended.done():
-                        self.listen_port = ready.result()
+                        ready.result()
                         self.live = True
                         if not self._announced:
                             self._announced = True
@@ -312,12 +342,7 @@ class Gateway:
         admin_socket = folder / "envoy.sock"
         admin_socket.unlink(missing_ok=True)
         options = BootstrapOptions(
-            listen_host=self.options.listen_host,
-            listen_port=self.listen_port,
-            control_socket=str(folder / "control.sock"),
-            admin_socket=str(admin_socket),
-            filter_source=filter_source(),
-            max_message_bytes=self.options.max_message_bytes,
+            control_socket=str(folder / "control.sock"), admin_socket=str(admin_socket)
         )
         return await EnvoyProcess.start(
             bootstrap(options),
@@ -328,13 +353,13 @@ class Gateway:
             log_level=self.options.envoy_log_level,
         )
 
-    async def _until_ready(self, envoy: EnvoyProcess) -> int:
-        """Waits until Envoy takes traffic with the whole table; its port. Raises StartError."""
+    async def _until_ready(self, envoy: EnvoyProcess) -> None:
+        """Waits until Envoy takes traffic with the whole table. Raises StartError."""
         deadline = time.monotonic() + _START_DEADLINE_S
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):  # not up yet, or too busy to answer in time: asked again
-                if await envoy.admin.is_live():
-                    return await envoy.admin.listen_port()
+                if await envoy.admin.is_live() and await envoy.admin.has_listener():
+                    return
             await asyncio.sleep(0.02)
         raise StartError(f"Envoy was not ready within {_START_DEADLINE_S:.0f} s")
 

@@ -10,7 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from libs.balancing.endpoint import Endpoint, EndpointError
-from services.gateway.table import DEFAULT_TIMEOUT_MS, MAX_TASK_ID, MAX_TIMEOUT_MS, Table, Task
+from services.gateway.table import (
+    DEFAULT_TIMEOUT_MS,
+    DEFAULT_WEIGHT,
+    MAX_TASK_ID,
+    MAX_TIMEOUT_MS,
+    Pool,
+    Table,
+    Task,
+)
 
 EXAMPLE = "69=100,10.0.0.7:8500,10.0.0.8:8500"
 
@@ -47,6 +55,7 @@ def parse(data: bytes) -> Table:
     """
     errors: list[NodeFileError] = []
     tasks: dict[int, Task] = {}
+    pools: dict[str, Pool] = {}
     for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
         content = raw.partition(b"#")[0].strip()
         if not content:
@@ -56,10 +65,12 @@ def parse(data: bytes) -> Table:
         except UnicodeDecodeError:
             errors.append(NodeFileError(number, "line", "is not UTF-8 text", EXAMPLE))
             continue
-        task = _parse_line(number, line, errors)
-        if task is None:
+        found = _parse_line(number, line, errors)
+        if found is None:
             continue
+        task, pool = found
         first = tasks.setdefault(task.task_id, task)
+        pools.setdefault(pool.name, pool)
         if first is not task:
             errors.append(
                 NodeFileError(
@@ -75,11 +86,11 @@ def parse(data: bytes) -> Table:
         errors.append(NodeFileError(0, "file", "has no task", "at least one task line", f"write: {EXAMPLE}"))
     if errors:
         raise NodeFileInvalid(errors)
-    return Table(tasks)
+    return Table(tasks, pools)
 
 
-def _parse_line(number: int, line: str, errors: list[NodeFileError]) -> Task | None:
-    """The task of one line; None when it has no usable id. Other errors are added and parsing goes on."""
+def _parse_line(number: int, line: str, errors: list[NodeFileError]) -> tuple[Task, Pool] | None:
+    """The task of one line and its pool; None when it has no usable id. Other errors are added and parsing goes on."""
     name, equals, rest = line.partition("=")
     if not equals:
         errors.append(NodeFileError(number, "line", f"{line!r} has no '='", EXAMPLE))
@@ -93,7 +104,15 @@ def _parse_line(number: int, line: str, errors: list[NodeFileError]) -> Task | N
     if ":" not in parts[0]:
         timeout_ms = _timeout(number, parts.pop(0), errors)
     endpoints = _endpoints(number, parts, errors)
-    return None if task_id is None else Task(task_id, timeout_ms, endpoints, number)
+    if task_id is None:
+        return None
+    pool = Pool(pool_name(task_id), dict.fromkeys(endpoints, DEFAULT_WEIGHT), line=number)
+    return Task(task_id, timeout_ms, pool.name, line=number), pool
+
+
+def pool_name(task_id: int, part: str = "") -> str:
+    """The name of a pool that belongs to one task alone."""
+    return f"task-{task_id}-{part}" if part else f"task-{task_id}"
 
 
 def _task_id(number: int, text: str, errors: list[NodeFileError]) -> int | None:

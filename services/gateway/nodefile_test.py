@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from libs.balancing.endpoint import Endpoint
 from services.gateway.nodefile import NodeFileInvalid, parse
-from services.gateway.table import DEFAULT_TIMEOUT_MS, MAX_TASK_ID, MAX_TIMEOUT_MS, Table, Task
+from services.gateway.table import DEFAULT_TIMEOUT_MS, MAX_TASK_ID, MAX_TIMEOUT_MS, Table
 
 
 def errors_of(text: str | bytes) -> list[str]:
@@ -15,11 +15,14 @@ def errors_of(text: str | bytes) -> list[str]:
     return [error.render("nodes.txt") for error in invalid.value.errors]
 
 
+def instances(table: Table, task_id: int) -> list[Endpoint]:
+    return list(table.pools[table.tasks[task_id].pool].members)
+
+
 def test_the_published_example_reads() -> None:
     table = parse(b"100=100,172.11.71.188:8888,172.11.71.188:8866\n69=1000,172.11.71.187:8866\n")
-    assert table.tasks[100] == Task(
-        100, 100, (Endpoint("172.11.71.188", 8888), Endpoint("172.11.71.188", 8866))
-    )
+    assert table.tasks[100].timeout_ms == 100
+    assert instances(table, 100) == [Endpoint("172.11.71.188", 8888), Endpoint("172.11.71.188", 8866)]
     assert table.tasks[69].timeout_ms == 1000
     assert table.tasks[69].line == 2
 
@@ -27,15 +30,16 @@ def test_the_published_example_reads() -> None:
 def test_comments_blanks_spaces_bom_and_line_ends() -> None:
     data = b"\xef\xbb\xbf# models\r\n\r\n  69 = 100 , a.svc:1 , [::1]:2  # textcnn \xe6\x96\x87\n"
     table = parse(data)
-    assert table.tasks == {69: Task(69, 100, (Endpoint("a.svc", 1), Endpoint("::1", 2)))}
+    assert table.tasks.keys() == {69}
+    assert instances(table, 69) == [Endpoint("a.svc", 1), Endpoint("::1", 2)]
     assert table.names() == {"a.svc"}
 
 
 @pytest.mark.parametrize("line", ["69=a:1,b:2", "69=,a:1,b:2"])
 def test_a_timeout_left_out_is_the_default(line: str) -> None:
-    task = parse(line.encode()).tasks[69]
-    assert task.timeout_ms == DEFAULT_TIMEOUT_MS == 100
-    assert len(task.endpoints) == 2
+    table = parse(line.encode())
+    assert table.tasks[69].timeout_ms == DEFAULT_TIMEOUT_MS == 100
+    assert len(instances(table, 69)) == 2
 
 
 @pytest.mark.parametrize(
@@ -97,7 +101,8 @@ TASKS = st.dictionaries(
 @given(TASKS)
 def test_what_is_written_is_read_back(tasks: dict[int, tuple[int, list[Endpoint]]]) -> None:
     text = "".join(f"{i}={t},{','.join(map(str, e))}\n" for i, (t, e) in tasks.items())
-    assert parse(text.encode()) == Table({i: Task(i, t, tuple(e)) for i, (t, e) in tasks.items()})
+    table = parse(text.encode())
+    assert {i: (t.timeout_ms, instances(table, i)) for i, t in table.tasks.items()} == tasks
 
 
 @given(st.one_of(st.binary(max_size=200), st.text("0123456789=,.:[]#ab \n", max_size=80).map(str.encode)))
@@ -109,4 +114,5 @@ def test_any_bytes_give_a_valid_table_or_errors(data: bytes) -> None:
         assert [e.line for e in invalid.errors] == sorted(e.line for e in invalid.errors)
     else:
         assert table.tasks
-        assert all(1 <= t.timeout_ms <= MAX_TIMEOUT_MS and t.endpoints for t in table.tasks.values())
+        assert all(1 <= t.timeout_ms <= MAX_TIMEOUT_MS for t in table.tasks.values())
+        assert all(instances(table, task_id) for task_id in table.tasks)

