@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.gateway import nodefile
+from services.gateway.check import check
+from services.gateway.configuration import Sources
 from services.gateway.gateway import Gateway, GatewayOptions, StartError
 from services.gateway.listener import DEFAULT_MAX_MESSAGE_BYTES
-from services.gateway.nodefile import NodeFileInvalid
 
 _EPILOG = """\
 examples:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it reports every event of the folder
     if args.command == "check":
-        return _check(args.nodes)
+        return check(Sources(nodes=args.nodes))
     return _serve(args)
 
 
@@ -66,21 +66,6 @@ def _serve(args: argparse.Namespace) -> int:
     except StartError as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 2
-
-
-def _check(path: Path) -> int:
-    try:
-        table = nodefile.parse(path.read_bytes())
-    except OSError as error:
-        print(f"gateway: {path}: {error.strerror}", file=sys.stderr)
-        return 2
-    except NodeFileInvalid as invalid:
-        for item in invalid.errors:
-            print(item.render(str(path)), file=sys.stderr)
-        return 2
-    instances = sum(len(pool.members) for pool in table.pools.values())
-    print(f"{path}: {len(table.tasks)} tasks, {instances} instances, no errors")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

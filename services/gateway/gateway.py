@@ -18,10 +18,12 @@ import grpc
 
 from libs.balancing.controller import EndpointReport, WeightController
 from libs.balancing.endpoint import Endpoint
-from services.gateway import nodefile
+from services.gateway import configuration
 from services.gateway.admin import AdminServer
 from services.gateway.admin_pages import pages
 from services.gateway.bootstrap import BootstrapOptions, bootstrap
+from services.gateway.configuration import Sources
+from services.gateway.configuration_errors import ConfigInvalid
 from services.gateway.discovery import Discovery
 from services.gateway.listener import (
     DEFAULT_MAX_MESSAGE_BYTES,
@@ -33,7 +35,6 @@ from services.gateway.listener import (
 )
 from services.gateway.load_reports import CallCounts, LoadReports
 from services.gateway.methods import lua_table
-from services.gateway.nodefile import NodeFileInvalid
 from services.gateway.own_services import OwnServices
 from services.gateway.process import EnvoyProcess, reserve_port
 from services.gateway.resolver import Resolver
@@ -119,9 +120,9 @@ class Gateway:
         async with self._apply_lock:
             self._data = data
             try:
-                table = nodefile.parse(data)
-            except NodeFileInvalid as invalid:
-                self.reload.errors = [error.render(str(self.options.nodes)) for error in invalid.errors]
+                table = configuration.load(Sources(nodes=self.options.nodes), lambda _: data).table
+            except ConfigInvalid as invalid:
+                self.reload.errors = [error.render() for error in invalid.errors]
                 self.reload.rejected += 1
                 for line in self.reload.errors:
                     log.error("%s", line)

@@ -7,175 +7,162 @@ once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from libs.balancing.endpoint import Endpoint, EndpointError
+from services.gateway.configuration_errors import ConfigError, ConfigInvalid
 from services.gateway.table import (
     DEFAULT_TIMEOUT_MS,
     DEFAULT_WEIGHT,
     MAX_TASK_ID,
     MAX_TIMEOUT_MS,
+    Place,
     Pool,
     Table,
     Task,
+    pool_name,
 )
 
 EXAMPLE = "69=100,10.0.0.7:8500,10.0.0.8:8500"
 
 
 @dataclass(frozen=True, slots=True)
-class NodeFileError:
-    """One thing wrong with a node file. `line` counts from 1; 0 means the file as a whole."""
+class NodeLine:
+    """One line that names a task. `timeout_ms` is None where the line leaves it out."""
 
     line: int
-    field: str
-    problem: str
-    expected: str
-    hint: str = ""
-
-    def render(self, path: str) -> str:
-        """`path:line: field: problem; expected ...; hint: ...`, a form that editors can jump to."""
-        where = f"{path}:{self.line}" if self.line else path
-        text = f"{where}: {self.field}: {self.problem}; expected {self.expected}"
-        return f"{text}; hint: {self.hint}" if self.hint else text
+    task_id: int
+    timeout_ms: int | None
+    endpoints: tuple[Endpoint, ...]
 
 
-class NodeFileInvalid(Exception):  # noqa: N818 (a state of the file, it carries many errors)
-    """The file cannot be used. `errors` holds everything that is wrong with it, in line order."""
-
-    def __init__(self, errors: list[NodeFileError]) -> None:
-        super().__init__(f"{len(errors)} error(s)")
-        self.errors = errors
-
-
-def parse(data: bytes) -> Table:
-    """Reads a whole node file (UTF-8, any line ends, a byte order mark is ignored).
-
-    Raises NodeFileInvalid with every error found.
-    """
-    errors: list[NodeFileError] = []
+def parse(data: bytes, path: Path = Path("nodefile")) -> Table:
+    """The table of a node file alone. Raises ConfigInvalid with every error found; `path` is what they name."""
+    lines, errors = read(data, path)
+    if errors:
+        raise ConfigInvalid(errors, [path])
     tasks: dict[int, Task] = {}
     pools: dict[str, Pool] = {}
+    for line in lines:
+        places = (Place(path, line.line),)
+        pool = Pool(pool_name(line.task_id), dict.fromkeys(line.endpoints, DEFAULT_WEIGHT), places=places)
+        timeout_ms = DEFAULT_TIMEOUT_MS if line.timeout_ms is None else line.timeout_ms
+        tasks[line.task_id] = Task(line.task_id, timeout_ms, pool.name, places=places)
+        pools[pool.name] = pool
+    return Table(tasks, pools)
+
+
+def read(data: bytes, path: Path) -> tuple[list[NodeLine], list[ConfigError]]:
+    """The tasks of a whole node file (UTF-8, any line ends, a byte order mark is ignored), each once, and what is
+    wrong with it."""
+    errors: list[ConfigError] = []
+    tasks: dict[int, NodeLine] = {}
     for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
         content = raw.partition(b"#")[0].strip()
         if not content:
             continue
+
+        def wrong(field: str, problem: str, expected: str, hint: str = "", number: int = number) -> None:
+            errors.append(ConfigError(path, number, field, problem, expected, hint))
+
         try:
             line = content.decode()
         except UnicodeDecodeError:
-            errors.append(NodeFileError(number, "line", "is not UTF-8 text", EXAMPLE))
+            wrong("line", "is not UTF-8 text", EXAMPLE)
             continue
-        found = _parse_line(number, line, errors)
+        found = _parse_line(number, line, wrong)
         if found is None:
             continue
-        task, pool = found
-        first = tasks.setdefault(task.task_id, task)
-        pools.setdefault(pool.name, pool)
-        if first is not task:
-            errors.append(
-                NodeFileError(
-                    number,
-                    "task",
-                    f"{task.task_id} is already on line {first.line}",
-                    "each task on one line",
-                    "put all of its instances on one line, separated by commas",
-                )
+        first = tasks.setdefault(found.task_id, found)
+        if first is not found:
+            wrong(
+                "task",
+                f"{found.task_id} is already on line {first.line}",
+                "each task on one line",
+                "put all of its instances on one line, separated by commas",
             )
     if not tasks and not errors:
         # An editor that truncates before it writes must not empty a running gateway.
-        errors.append(NodeFileError(0, "file", "has no task", "at least one task line", f"write: {EXAMPLE}"))
-    if errors:
-        raise NodeFileInvalid(errors)
-    return Table(tasks, pools)
+        errors.append(
+            ConfigError(path, 0, "file", "has no task", "at least one task line", f"write: {EXAMPLE}")
+        )
+    return list(tasks.values()), errors
 
 
-def _parse_line(number: int, line: str, errors: list[NodeFileError]) -> tuple[Task, Pool] | None:
-    """The task of one line and its pool; None when it has no usable id. Other errors are added and parsing goes on."""
+Wrong = Callable[..., None]  # field, problem, expected, hint
+
+
+def _parse_line(number: int, line: str, wrong: Wrong) -> NodeLine | None:
+    """One line; None when it has no usable id. Other errors are added and parsing goes on."""
     name, equals, rest = line.partition("=")
     if not equals:
-        errors.append(NodeFileError(number, "line", f"{line!r} has no '='", EXAMPLE))
+        wrong("line", f"{line!r} has no '='", EXAMPLE)
         return None
     if "=" in rest:
-        errors.append(NodeFileError(number, "line", "has more than one '='", EXAMPLE, "one task a line"))
+        wrong("line", "has more than one '='", EXAMPLE, "one task a line")
         return None
-    task_id = _task_id(number, name.strip(), errors)
+    task_id = _task_id(name.strip(), wrong)
     parts = [part.strip() for part in rest.split(",")]
-    timeout_ms = DEFAULT_TIMEOUT_MS
+    timeout_ms = None
     if ":" not in parts[0]:
-        timeout_ms = _timeout(number, parts.pop(0), errors)
-    endpoints = _endpoints(number, parts, errors)
-    if task_id is None:
-        return None
-    pool = Pool(pool_name(task_id), dict.fromkeys(endpoints, DEFAULT_WEIGHT), line=number)
-    return Task(task_id, timeout_ms, pool.name, line=number), pool
+        timeout_ms = _timeout(parts.pop(0), wrong)
+    endpoints = _endpoints(parts, wrong)
+    return None if task_id is None else NodeLine(number, task_id, timeout_ms, endpoints)
 
 
-def pool_name(task_id: int, part: str = "") -> str:
-    """The name of a pool that belongs to one task alone."""
-    return f"task-{task_id}-{part}" if part else f"task-{task_id}"
-
-
-def _task_id(number: int, text: str, errors: list[NodeFileError]) -> int | None:
+def _task_id(text: str, wrong: Wrong) -> int | None:
     expected = f"a whole number from 1 to {MAX_TASK_ID}"
     value = _whole(text)
     if value is None or not 1 <= value <= MAX_TASK_ID:
-        errors.append(
-            NodeFileError(
-                number,
-                "task",
-                f"{text!r} is not a task id",
-                expected,
-                "the digits after the last '-' of the model's name: 69 for textcnn-69",
-            )
+        wrong(
+            "task",
+            f"{text!r} is not a task id",
+            expected,
+            "the digits after the last '-' of the model's name: 69 for textcnn-69",
         )
         return None
     if text.startswith("0"):
-        errors.append(NodeFileError(number, "task", f"{text!r} starts with 0", expected, f"write {value}"))
+        wrong("task", f"{text!r} starts with 0", expected, f"write {value}")
         return None
     return value
 
 
-def _timeout(number: int, text: str, errors: list[NodeFileError]) -> int:
+def _timeout(text: str, wrong: Wrong) -> int | None:
     if not text:
-        return DEFAULT_TIMEOUT_MS
+        return None
     value = _whole(text)
     if value is None or not 1 <= value <= MAX_TIMEOUT_MS:
         hint = "write milliseconds as a bare number: 100"
         if not any(c.isdigit() for c in text):
             hint = f"the timeout comes first, then host:port: {EXAMPLE}"
-        errors.append(
-            NodeFileError(
-                number,
-                "timeout",
-                f"{text!r} is not a timeout",
-                f"milliseconds from 1 to {MAX_TIMEOUT_MS}",
-                hint,
-            )
+        wrong(
+            "timeout",
+            f"{text!r} is not a timeout",
+            f"milliseconds from 1 to {MAX_TIMEOUT_MS}",
+            hint,
         )
-        return DEFAULT_TIMEOUT_MS
+        return None
     return value
 
 
-def _endpoints(number: int, parts: list[str], errors: list[NodeFileError]) -> tuple[Endpoint, ...]:
+def _endpoints(parts: list[str], wrong: Wrong) -> tuple[Endpoint, ...]:
     if not parts:
-        errors.append(NodeFileError(number, "endpoints", "there is none", "at least one host:port", EXAMPLE))
+        wrong("endpoints", "there is none", "at least one host:port", EXAMPLE)
     found: dict[Endpoint, None] = {}
     for index, part in enumerate(parts, start=1):
         field = f"endpoint {index}"
         if not part:
-            errors.append(NodeFileError(number, field, "is empty", "host:port", "remove the extra comma"))
+            wrong(field, "is empty", "host:port", "remove the extra comma")
             continue
         try:
             endpoint = Endpoint.parse(part)
         except EndpointError as error:
-            errors.append(NodeFileError(number, field, str(error), error.expected, error.hint))
+            wrong(field, str(error), error.expected, error.hint)
             continue
         if endpoint in found:
-            errors.append(
-                NodeFileError(
-                    number, field, f"{endpoint} is there twice", "each endpoint once", "remove one of the two"
-                )
-            )
+            wrong(field, f"{endpoint} is there twice", "each endpoint once", "remove one of the two")
         found[endpoint] = None
     return tuple(found)
 

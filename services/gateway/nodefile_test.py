@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.balancing.endpoint import Endpoint
-from services.gateway.nodefile import NodeFileInvalid, parse
+from services.gateway.configuration_errors import ConfigInvalid
+from services.gateway.nodefile import parse
 from services.gateway.table import DEFAULT_TIMEOUT_MS, MAX_TASK_ID, MAX_TIMEOUT_MS, Table
 
 
 def errors_of(text: str | bytes) -> list[str]:
-    with pytest.raises(NodeFileInvalid) as invalid:
-        parse(text.encode() if isinstance(text, str) else text)
-    return [error.render("nodes.txt") for error in invalid.value.errors]
+    with pytest.raises(ConfigInvalid) as invalid:
+        parse(text.encode() if isinstance(text, str) else text, Path("nodes.txt"))
+    return [error.render() for error in invalid.value.errors]
 
 
 def instances(table: Table, task_id: int) -> list[Endpoint]:
@@ -109,7 +112,7 @@ def test_what_is_written_is_read_back(tasks: dict[int, tuple[int, list[Endpoint]
 def test_any_bytes_give_a_valid_table_or_errors(data: bytes) -> None:
     try:
         table = parse(data)
-    except NodeFileInvalid as invalid:
+    except ConfigInvalid as invalid:
         assert invalid.errors
         assert [e.line for e in invalid.errors] == sorted(e.line for e in invalid.errors)
     else:

@@ -28,6 +28,17 @@ class HealthCheck(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where something was read. `line` counts from 1."""
+
+    path: Path
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
 class BackendTls:
     """TLS towards the instances of a pool. Paths are absolute."""
 
@@ -50,7 +61,7 @@ class Pool:
     max_queued: int = 10_000  # calls that wait for a connection; more are refused
     retry_budget_percent: int = 20  # of the calls in flight
     tls: BackendTls | None = None
-    line: int = field(default=0, compare=False)
+    places: tuple[Place, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +83,15 @@ class Task:
     shadow: Share | None = None  # gets copies; its answers are thrown away
     retries: int = 1
     max_qps: int | None = None
+    burst: int | None = None  # calls that may come at once; None is as many as `max_qps`
     clients: frozenset[str] | None = None  # who may call: names from the API keys file; None is everybody
     jwt: str = ""  # the name of the token provider that must vouch for the caller; "" is none
-    line: int = field(default=0, compare=False)
+    places: tuple[Place, ...] = field(default=(), compare=False)
+
+    @property
+    def line(self) -> int:
+        """Where the task is first spoken of; 0 for one that came from no file."""
+        return self.places[0].line if self.places else 0
 
     def pools(self) -> Iterator[str]:
         """The task's pools by name: its own, the canary's, the shadow's."""
@@ -182,3 +199,8 @@ class Table:
             found[name] = self.pools[name]
             name = found[name].fallback
         return list(found.values())
+
+
+def pool_name(task_id: int, part: str = "") -> str:
+    """The name of a pool that belongs to one task alone; `part` is canary, shadow or fallback."""
+    return f"task-{task_id}-{part}" if part else f"task-{task_id}"
