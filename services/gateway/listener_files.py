@@ -1,0 +1,96 @@
+"""Whether the files that a configuration names can be put to work: certificates, keys, lists of clients. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from services.gateway import access_keys, tls_files
+from services.gateway.configuration_errors import ConfigError
+from services.gateway.table import Edge, Pool
+
+Files = Mapping[Path, bytes]
+
+_CERTIFICATE = "a PEM file with the certificate first and the intermediate ones after it"
+_KEY = "a PEM file with the private key of {cert}, not encrypted"
+_AUTHORITIES = "a PEM file with the authorities' certificates"
+_JWKS = 'a JSON Web Key Set: {"keys": [{"kty": "RSA", ...}]}'
+
+
+def check_files(edge: Edge, pools: Iterable[Pool], files: Files) -> list[ConfigError]:
+    """What is wrong with the files, each named. A file that is not in `files` is not spoken of: whoever read them
+    has said so."""
+    found: dict[ConfigError, None] = {}  # pools may share files
+
+    def wrong(path: Path, field: str, problem: str, expected: str) -> None:
+        if problem:
+            found[ConfigError(path, 0, field, problem, expected)] = None
+
+    for cert, key in _pairs(edge, pools):
+        if cert in files:
+            problem = tls_files.certificate_problem(files[cert])
+            wrong(cert, "certificate", problem, _CERTIFICATE)
+            if not problem and key in files:
+                wrong(key, "key", tls_files.key_problem(files[cert], files[key]), _KEY.format(cert=cert))
+    for path in _authorities(edge, pools):
+        if path in files:
+            wrong(path, "authorities", tls_files.certificate_problem(files[path], own=False), _AUTHORITIES)
+    for provider in edge.jwt.values():
+        if provider.jwks in files:
+            wrong(provider.jwks, "jwks", _jwks_problem(files[provider.jwks]), _JWKS)
+    errors = list(found)
+    if edge.api_keys is not None and edge.api_keys in files:
+        errors += access_keys.read(files[edge.api_keys], edge.api_keys)[1]
+    return errors
+
+
+def warnings(edge: Edge, pools: Iterable[Pool], files: Files, now: float) -> list[str]:
+    """What a person should know about files that can be used, a line each. `now` is in seconds since the epoch."""
+    paths = dict.fromkeys([cert for cert, _ in _pairs(edge, pools)] + _authorities(edge, pools))
+    texts = ((path, tls_files.expiry_warning(files[path], now)) for path in paths if path in files)
+    return [f"{path}: {text}" for path, text in texts if text]
+
+
+def mode_warnings(edge: Edge) -> list[str]:
+    """Secrets that others on this machine can read, a line each. Looks at the files' modes."""
+    secret = [edge.api_keys] if edge.api_keys is not None else []
+    if edge.tls is not None:
+        secret.append(edge.tls.key)
+    found = []
+    for path in secret:
+        try:
+            mode = path.stat().st_mode & 0o777
+        except OSError:
+            continue
+        if mode & 0o007:
+            found.append(f"{path}: everybody on this machine can read it (mode {mode:04o}): chmod 0600 {path}")
+    return found
+
+
+def _pairs(edge: Edge, pools: Iterable[Pool]) -> list[tuple[Path, Path]]:
+    found = [] if edge.tls is None else [(edge.tls.cert, edge.tls.key)]
+    for tls in (pool.tls for pool in pools):
+        if tls is not None and tls.cert is not None and tls.key is not None:
+            found.append((tls.cert, tls.key))
+    return found
+
+
+def _authorities(edge: Edge, pools: Iterable[Pool]) -> list[Path]:
+    found = [tls.ca for tls in (pool.tls for pool in pools) if tls is not None and tls.ca is not None]
+    if edge.tls is not None and edge.tls.client_ca is not None:
+        found.append(edge.tls.client_ca)
+    return found
+
+
+def _jwks_problem(data: bytes) -> str:
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        return f"is not JSON: {error}"
+    keys = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(keys, list) or not keys:
+        return "holds no keys"
+    if not all(isinstance(key, dict) and isinstance(key.get("kty"), str) for key in keys):
+        return 'holds a key without a type ("kty")'
+    return ""
