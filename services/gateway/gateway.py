@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ from services.gateway.listener import (
     listener,
 )
 from services.gateway.load_reports import CallCounts, LoadReports
-from services.gateway.methods import lua_table
 from services.gateway.own_services import OwnServices
 from services.gateway.process import EnvoyProcess, reserve_port
 from services.gateway.resolver import Resolver
@@ -77,16 +75,6 @@ class ReloadState:
     loaded_at: float = 0.0  # seconds since the epoch
     rejected: int = 0
     errors: list[str] = field(default_factory=list)  # of the file as it is now; empty when it is in use
-
-
-def filter_source() -> str:
-    """The routing filter with its table of methods."""
-    folder = resources.files("services.gateway")
-    inflate, routing = (
-        folder.joinpath(name).read_text(encoding="utf-8") for name in ("inflate.lua", "filter.lua")
-    )
-    # Each part in a block of its own: a Lua function may have only 200 local names, and these need not mix.
-    return f"local METHODS = {lua_table()}\ndo\n{inflate}\nend\ndo\n{routing}\nend\n"
 
 
 class Gateway:
@@ -150,7 +138,6 @@ class Gateway:
             ListenerOptions(
                 host=self.options.listen_host,
                 port=self.listen_port,
-                filter_source=filter_source(),
                 max_message_bytes=self.options.max_message_bytes,
             )
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from services.gateway.filter import module
 from services.gateway.methods import TASK_HEADER
 from services.gateway.xds_messages import parse
 
@@ -29,7 +30,6 @@ class ListenerOptions:
 
     host: str
     port: int
-    filter_source: str
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
 
 
@@ -71,8 +71,13 @@ def _connection_manager(options: ListenerOptions) -> Json:
             {
                 "name": "task",
                 "typed_config": {
-                    "@type": _HTTP + "lua.v3.Lua",
-                    "default_source_code": {"inline_string": options.filter_source},
+                    "@type": _HTTP + "dynamic_modules.v3.DynamicModuleFilter",
+                    "dynamic_module_config": {"name": module.NAME},
+                    "filter_name": "task",
+                    "filter_config": {
+                        "@type": _TYPE + "google.protobuf.StringValue",
+                        "value": module.configuration(options.max_message_bytes),
+                    },
                 },
             },
             {

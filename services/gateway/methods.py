@@ -1,6 +1,6 @@
 """The methods that callers may use, where each carries its routing key, and the backend method it becomes.
 
-One table for everything: the filter that routes (rendered into Lua), the reflection service, and the tests.
+One table for everything: the filter that routes (see filter/module.py), the reflection service, and the tests.
 """
 
 from __future__ import annotations
@@ -69,12 +69,3 @@ METHODS: tuple[Method, ...] = (
     *_own(HEALTH, Key.CONTROL, "Watch", streaming=True),
     *[m for s in REFLECTION for m in _own(s, Key.CONTROL, "ServerReflectionInfo", streaming=True)],
 )
-
-
-def lua_table() -> str:
-    """METHODS as a Lua table constructor, keyed by path."""
-    rows = (
-        f'["{m.path}"]={{key="{m.key}",target="{m.target}",streaming={str(m.streaming).lower()}}}'
-        for m in METHODS
-    )
-    return "{" + ",\n".join(rows) + "}"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from services.gateway.methods import METHODS, Key, lua_table
+from services.gateway.filter import module
+from services.gateway.methods import METHODS, Key
 from services.gateway.own_services import SERVICES, descriptor_pool
 
 # In TensorFlow Serving's and Triton's own protos, but not among the messages that this project describes.
@@ -10,7 +11,10 @@ UNDESCRIBED = {"Classify", "Regress", "MultiInference", "ModelConfig", "ModelSta
 def test_paths_are_unique_and_in_the_filter() -> None:
     paths = [method.path for method in METHODS]
     assert len(paths) == len(set(paths))
-    assert all(f'["{path}"]=' in lua_table() for path in paths)
+    rows = module.configuration(10).splitlines()
+    assert rows[0] == "limit 10"
+    assert [row.split(" ")[3] for row in rows[1:]] == paths
+    assert all(len(row.split(" ")) == 5 for row in rows[1:])
 
 
 def test_only_the_streaming_methods_of_the_protocols_stream() -> None:

