@@ -14,7 +14,7 @@ from pathlib import Path
 from services.gateway.check import check
 from services.gateway.configuration import Sources
 from services.gateway.gateway import Gateway, GatewayOptions, StartError
-from services.gateway.listener import DEFAULT_MAX_MESSAGE_BYTES
+from services.gateway.listener_limits import DEFAULT_MAX_MESSAGE_BYTES
 
 _EPILOG = """\
 examples:

@@ -26,6 +26,20 @@ ANY_CLIENT = "*"  # in a task's clients: everybody who has a key
 JWT, API_KEY, QPS = "jwt", "api_key", "qps"
 
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http."
+
+# Of the connection manager: a caller cannot say itself who it is.
+EARLY: Json = {
+    "early_header_mutation_extensions": [
+        {
+            "name": "client",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.http.early_header_mutation"
+                ".header_mutation.v3.HeaderMutation",
+                "mutations": [{"remove": CLIENT_HEADER}],
+            },
+        }
+    ]
+}
 _KeyPerRoute = message_class("envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuthPerRoute")
 _JwtPerRoute = message_class("envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig")
 _LocalRateLimit = message_class("envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit")
@@ -128,5 +142,3 @@ def _jwt(providers: Mapping[str, JwtProvider], files: Files) -> Json:
 
 def _filter(name: str, type_name: str, **fields: Any) -> Json:
     return {"name": name, "typed_config": {"@type": _HTTP + type_name, **fields}}
-
-

@@ -24,20 +24,16 @@ from services.gateway.bootstrap import BootstrapOptions, bootstrap
 from services.gateway.configuration import Sources
 from services.gateway.configuration_errors import ConfigInvalid
 from services.gateway.discovery import Discovery
-from services.gateway.listener import (
-    DEFAULT_MAX_MESSAGE_BYTES,
-    DRAIN_S,
-    LISTENER,
-    STATS,
-    ListenerOptions,
-    listener,
-)
+from services.gateway.listener import DRAIN_S, LISTENER, STATS, ListenerOptions, listener
+from services.gateway.listener_limits import DEFAULT_MAX_MESSAGE_BYTES
 from services.gateway.load_reports import CallCounts, LoadReports
+from services.gateway.observe import collector_cluster
 from services.gateway.own_services import OwnServices
 from services.gateway.process import EnvoyProcess, reserve_port
 from services.gateway.resolver import Resolver
 from services.gateway.snapshot import build, load_assignment, resolve
 from services.gateway.table import Table
+from services.gateway.tls import secrets
 from services.gateway.watch import changes
 
 log = logging.getLogger(__name__)
@@ -83,6 +79,7 @@ class Gateway:
     def __init__(self, options: GatewayOptions) -> None:
         self.options = options
         self.table = Table({})
+        self.files: Mapping[Path, bytes] = {}  # that the table came from
         self.reload = ReloadState()
         self.discovery = Discovery()
         self.weights = WeightController()
@@ -108,7 +105,7 @@ class Gateway:
         async with self._apply_lock:
             self._data = data
             try:
-                table = configuration.load(Sources(nodes=self.options.nodes), lambda _: data).table
+                loaded = configuration.load(Sources(nodes=self.options.nodes), lambda _: data)
             except ConfigInvalid as invalid:
                 self.reload.errors = [error.render() for error in invalid.errors]
                 self.reload.rejected += 1
@@ -116,8 +113,9 @@ class Gateway:
                     log.error("%s", line)
                 return False
             # Names first: a pool must not be empty because its new name was not looked up yet.
+            table = loaded.table
             await self.resolver.use(table.names())
-            self.table = table
+            self.table, self.files = table, loaded.files
             self.reload.version += 1
             self.reload.loaded_at = time.time()
             self.reload.errors = []
@@ -131,7 +129,16 @@ class Gateway:
         self.weights.set_pools(members)
         self.calls.keep(members)
         weights = {name: self.weights.weights(name) for name in self.pools}
-        self.discovery.update(build(self.table, self.pools, weights, {LISTENER: self._listener()}))
+        self.discovery.update(
+            build(
+                self.table,
+                self.pools,
+                weights,
+                listeners={LISTENER: self._listener()},
+                secrets=secrets(self.table.edge, self.files, self.table.pools.values()),
+                collector=self._collector(),
+            )
+        )
 
     def _listener(self) -> Any:
         return listener(
@@ -139,8 +146,19 @@ class Gateway:
                 host=self.options.listen_host,
                 port=self.listen_port,
                 max_message_bytes=self.options.max_message_bytes,
-            )
+            ),
+            self.table,
+            self.files,
         )
+
+    def _collector(self) -> Any | None:
+        """Where spans go; None without tracing."""
+        tracing = self.table.edge.tracing
+        if tracing is None:
+            return None
+        host = tracing.collector.host
+        found = self.resolver.addresses.get(host, ()) if tracing.collector.is_name else (host,)
+        return collector_cluster(self.table.edge, found)
 
     def _observe(self, reports: Mapping[str, list[EndpointReport]]) -> None:
         self.calls.add(reports)

@@ -64,7 +64,9 @@ def mode_warnings(edge: Edge) -> list[str]:
         except OSError:
             continue
         if mode & 0o007:
-            found.append(f"{path}: everybody on this machine can read it (mode {mode:04o}): chmod 0600 {path}")
+            found.append(
+                f"{path}: everybody on this machine can read it (mode {mode:04o}): chmod 0600 {path}"
+            )
     return found
 
 

@@ -10,10 +10,13 @@ from typing import Any
 from google.protobuf.message import Message
 
 from libs.balancing.endpoint import Endpoint
+from services.gateway import access, web
 from services.gateway.bootstrap import CONTROL_CLUSTER
 from services.gateway.listener import ROUTES
 from services.gateway.methods import CONTROL, TASK_HEADER
-from services.gateway.table import Pool, Table, Task
+from services.gateway.observe import COLLECTOR
+from services.gateway.table import Edge, Pool, Table, Task
+from services.gateway.tls import pool_socket
 from services.gateway.xds_messages import message_class, pack, parse
 
 INSTANCE_HEADER = "x-dl-instance"
@@ -78,16 +81,26 @@ def build(
     table: Table,
     pools: Mapping[str, Groups],
     weights: Weights,
+    *,
     listeners: Mapping[str, Message] | None = None,
+    secrets: Mapping[str, Message] | None = None,
+    collector: Message | None = None,
 ) -> Snapshot:
-    """The snapshot of a table. A pool that is missing has no instance; a weight that is, the configured one."""
+    """The snapshot of a table. A pool that is missing has no instance; a weight that is, the configured one.
+
+    `collector` is the cluster that takes spans.
+    """
+    clusters = {pool.name: _resource(_cluster(pool)) for pool in table.pools.values()}
+    if collector is not None:
+        clusters[COLLECTOR] = _resource(collector)
     return Snapshot(
-        clusters={pool.name: _resource(_cluster(pool)) for pool in table.pools.values()},
+        clusters=clusters,
         endpoints={
             name: load_assignment(name, pools.get(name, ()), weights.get(name, {})) for name in table.pools
         },
         routes=_resource(_routes(table)),
         listeners={name: _resource(message) for name, message in (listeners or {}).items()},
+        secrets={name: _resource(message) for name, message in (secrets or {}).items()},
     )
 
 
@@ -210,6 +223,9 @@ def _cluster(pool: Pool) -> Any:
     cluster = _Cluster()
     cluster.CopyFrom(_CLUSTER_TEMPLATE)
     cluster.name = pool.name
+    socket = pool_socket(pool)
+    if socket is not None:
+        cluster.transport_socket.CopyFrom(socket)
     return cluster
 
 
@@ -242,7 +258,10 @@ def _routes(table: Table) -> Any:
     routes = _RouteConfiguration(name=ROUTES)
     host = routes.virtual_hosts.add()
     host.CopyFrom(_VIRTUAL_HOST_TEMPLATE)
-    _exact_map(host.matcher, {str(t.task_id): _task_route(t) for t in table.tasks.values()})
+    for name, said in {**access.per_host(table.edge), **web.per_host(table.edge)}.items():
+        host.typed_per_filter_config[name].CopyFrom(said)
+    host.request_headers_to_remove.extend(access.headers_to_remove(table.edge))
+    _exact_map(host.matcher, {str(t.task_id): _task_route(t, table.edge) for t in table.tasks.values()})
     return routes
 
 
@@ -262,8 +281,10 @@ def _act(action: Any, route: Any) -> None:
     action.typed_config.Pack(route, deterministic=True)
 
 
-def _task_route(task: Task) -> Any:
+def _task_route(task: Task, edge: Edge) -> Any:
     route = _route(task.pool)
+    for name, said in access.per_route(task, edge).items():
+        route.typed_per_filter_config[name].CopyFrom(said)
     action = route.route
     # Deprecated upstream in favour of max_stream_duration, which bounds the caller's deadline as well but
     # does not tell the backend: with this one Envoy caps grpc-timeout, supplies it where the caller sent

@@ -59,7 +59,7 @@ def test_an_unknown_task_is_not_found_and_reaches_nobody(setup: Setup) -> None:
     before = len(backend.calls)
     answer = gateway.predict("textcnn-7")
     assert answer.code == grpc.StatusCode.NOT_FOUND
-    assert "task 7 is not in the node file" in answer.message
+    assert "task 7 is not configured in this gateway" in answer.message
     assert len(backend.calls) == before
 
 

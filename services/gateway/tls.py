@@ -104,12 +104,14 @@ def pool_socket(pool: Pool) -> Any | None:
     common: Json = {
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
         "alpn_protocols": ["h2"],
-        "combined_validation_context": {
-            "default_validation_context": _expected_name(tls),
-            "validation_context_sds_secret_config": _from_ads(_authorities_name(tls.ca)),
-        }
-        if tls.ca is not None
-        else None,
+        "combined_validation_context": (
+            {
+                "default_validation_context": _expected_name(tls),
+                "validation_context_sds_secret_config": _from_ads(_authorities_name(tls.ca)),
+            }
+            if tls.ca is not None
+            else None
+        ),
     }
     if tls.ca is None:
         del common["combined_validation_context"]

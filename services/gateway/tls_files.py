@@ -34,7 +34,8 @@ class Certificate:
 def certificates(pem: bytes) -> list[Certificate]:
     """The certificates of a PEM file in order. Raises ValueError where one of them is damaged."""
     return [
-        _certificate(ssl.PEM_cert_to_DER_cert(block.decode("ascii", "replace"))) for block in _PEM.findall(pem)
+        _certificate(ssl.PEM_cert_to_DER_cert(block.decode("ascii", "replace")))
+        for block in _PEM.findall(pem)
     ]
 
 
@@ -43,7 +44,9 @@ def certificate_problem(pem: bytes, *, own: bool = True) -> str:
     try:
         found = certificates(pem)
         if found:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=b"\n".join(_PEM.findall(pem)).decode())
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(
+                cadata=b"\n".join(_PEM.findall(pem)).decode()
+            )
     except (ValueError, ssl.SSLError):
         return "holds a certificate that is damaged"
     if not found:
