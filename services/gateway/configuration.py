@@ -7,8 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.gateway import nodefile
+from services.gateway import configfile, nodefile
+from services.gateway.configfile import ConfigFile
+from services.gateway.configfile_lines import Lines
+from services.gateway.configfile_section import Errors
 from services.gateway.configuration_errors import ConfigError, ConfigInvalid
+from services.gateway.configuration_merge import merge
+from services.gateway.nodefile import NodeLine
 from services.gateway.table import Table
 
 Read = Callable[[Path], bytes]  # raises OSError
@@ -42,11 +47,41 @@ class Loaded:
 def load(sources: Sources, read: Read = Path.read_bytes) -> Loaded:
     """Reads and checks everything at once. Raises ConfigInvalid with every error found, and nothing else."""
     files = Files(read)
-    path = sources.main
-    data = files.get(path)
-    if data is None:
-        raise ConfigInvalid([files.error(path, "a node file")], [path])
-    return Loaded(nodefile.parse(data, path), files.contents)
+    errors: list[ConfigError] = []
+    config = _config(sources, files)
+    readable = not config.errors.found  # in itself: what its parts say of each other comes later
+    nodes = sources.nodes or config.nodes
+    if sources.nodes is not None and config.nodes not in (None, sources.nodes.absolute()):
+        config.errors.add(("nodes",), "is given by --nodes too", "one node file", "leave out one of the two")
+    lines: list[NodeLine] = []
+    if nodes is not None:
+        data = files.get(nodes)
+        if data is not None:
+            lines, errors = nodefile.read(data, nodes)
+        elif sources.nodes is not None:
+            errors.append(ConfigError(nodes, 0, "file", files.problem(nodes), "a node file"))
+        else:
+            config.errors.add(("nodes",), f"{nodes}: {files.problem(nodes)}", "a node file")
+    table = merge(config, nodes, lines, whole=readable and not errors)
+    for keys, path in config.errors.files:
+        if files.get(path) is None:
+            config.errors.add(keys, f"{path}: {files.problem(path)}", "a file that can be read")
+    config.errors.found.sort(key=lambda error: error.line)
+    errors = config.errors.found + errors
+    if errors:
+        raise ConfigInvalid(errors, files.seen)
+    return Loaded(table, files.contents)
+
+
+def _config(sources: Sources, files: Files) -> ConfigFile:
+    if sources.config is None:
+        return ConfigFile(Errors(sources.main, Lines("")))
+    data = files.get(sources.config)
+    if data is not None:
+        return configfile.read(data, sources.config)
+    nothing = ConfigFile(Errors(sources.config, Lines("")))
+    nothing.errors.add((), files.problem(sources.config), "a gateway.toml")
+    return nothing
 
 
 class Files:
@@ -54,17 +89,22 @@ class Files:
 
     def __init__(self, read: Read) -> None:
         self._read = read
+        self._problems: dict[Path, str] = {}
         self.contents: dict[Path, bytes] = {}
-        self.problems: dict[Path, str] = {}
+
+    @property
+    def seen(self) -> frozenset[Path]:
+        """Every file that was looked at, whether it could be read or not."""
+        return frozenset(self.contents) | frozenset(self._problems)
 
     def get(self, path: Path) -> bytes | None:
-        """The file's bytes; None when it cannot be read, and `problems` says why."""
-        if path not in self.contents and path not in self.problems:
+        """The file's bytes; None when it cannot be read, and `problem` says why."""
+        if path not in self.contents and path not in self._problems:
             try:
                 self.contents[path] = self._read(path)
             except OSError as error:
-                self.problems[path] = error.strerror or str(error)
+                self._problems[path] = error.strerror or str(error)
         return self.contents.get(path)
 
-    def error(self, path: Path, expected: str) -> ConfigError:
-        return ConfigError(path, 0, "file", f"cannot be read: {self.problems[path]}", expected)
+    def problem(self, path: Path) -> str:
+        return f"cannot be read: {self._problems[path]}"
