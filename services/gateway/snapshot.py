@@ -283,6 +283,7 @@ def _act(action: Any, route: Any) -> None:
 
 def _task_route(task: Task, edge: Edge) -> Any:
     route = _route(task.pool)
+    route.name = str(task.task_id)  # calls are counted by it
     for name, said in access.per_route(task, edge).items():
         route.typed_per_filter_config[name].CopyFrom(said)
     action = route.route
@@ -298,6 +299,7 @@ def _task_route(task: Task, edge: Edge) -> Any:
 
 def _control_route() -> Any:
     route = _route(CONTROL_CLUSTER)
+    route.name = CONTROL
     route.route.timeout.FromMilliseconds(
         0
     )  # reflection and Health/Watch stream for as long as the caller likes
