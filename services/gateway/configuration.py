@@ -12,7 +12,8 @@ from services.gateway.configfile import ConfigFile
 from services.gateway.configfile_lines import Lines
 from services.gateway.configfile_section import Errors
 from services.gateway.configuration_errors import ConfigError, ConfigInvalid
-from services.gateway.configuration_merge import merge
+from services.gateway.configuration_merge import check_clients, merge
+from services.gateway.listener_files import check_files
 from services.gateway.nodefile import NodeLine
 from services.gateway.table import Table
 
@@ -66,8 +67,9 @@ def load(sources: Sources, read: Read = Path.read_bytes) -> Loaded:
     for keys, path in config.errors.files:
         if files.get(path) is None:
             config.errors.add(keys, f"{path}: {files.problem(path)}", "a file that can be read")
+    check_clients(config, table, files.contents)
     config.errors.found.sort(key=lambda error: error.line)
-    errors = config.errors.found + errors
+    errors = config.errors.found + errors + check_files(table.edge, table.pools.values(), files.contents)
     if errors:
         raise ConfigInvalid(errors, files.seen)
     return Loaded(table, files.contents)

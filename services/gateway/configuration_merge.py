@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from libs.balancing.endpoint import Endpoint
-from services.gateway.configfile import NO_CLIENTS, NO_JWT, ConfigFile, PoolSays, ShareSays, TaskSays
+from services.gateway import access_keys
+from services.gateway.configfile import (
+    ANY_CLIENT,
+    NO_CLIENTS,
+    NO_JWT,
+    ConfigFile,
+    PoolSays,
+    ShareSays,
+    TaskSays,
+)
 from services.gateway.configfile_section import bare
 from services.gateway.configuration_errors import nearest
 from services.gateway.nodefile import NodeLine
@@ -31,6 +40,24 @@ def merge(config: ConfigFile, nodes: Path | None, lines: Sequence[NodeLine], *, 
     be read, and a task without endpoints may be theirs."""
     merger = _Merger(config, nodes, {line.task_id: line for line in lines}, whole)
     return merger.table()
+
+
+def check_clients(config: ConfigFile, table: Table, files: Mapping[Path, bytes]) -> None:
+    """Reports the clients that tasks let in and that have no key."""
+    path = table.edge.api_keys
+    if path is None or path not in files:
+        return
+    keys, _ = access_keys.read(files[path], path)
+    known = set(keys.values())
+    for says in (config.defaults, *config.tasks.values()):
+        for name in sorted(says.clients or ()):
+            if name not in known and name != ANY_CLIENT:
+                config.errors.add(
+                    (*says.keys, "clients"),
+                    f"{path} has no client {name[:60]!r}",
+                    "names from that file",
+                    nearest(name, known),
+                )
 
 
 class _Merger:
