@@ -30,7 +30,10 @@ nothing.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.nodes is None and args.config is None:
+        parser.error("give a node file with --nodes, a gateway.toml with --config, or both")
     logging.basicConfig(
         level=args.log_level.upper(),
         stream=sys.stderr,
@@ -38,15 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it reports every event of the folder
     if args.command == "check":
-        return check(Sources(nodes=args.nodes))
+        return check(_sources(args))
     return _serve(args)
+
+
+def _sources(args: argparse.Namespace) -> Sources:
+    return Sources(nodes=args.nodes, config=args.config)
 
 
 def _serve(args: argparse.Namespace) -> int:
     listen_host, listen_port = args.listen
     admin_host, admin_port = args.admin
     options = GatewayOptions(
-        nodes=args.nodes,
+        sources=_sources(args),
         listen_host=listen_host,
         listen_port=listen_port,
         admin_host=admin_host,
@@ -76,12 +83,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    nodes = argparse.ArgumentParser(add_help=False)
-    nodes.add_argument("--nodes", type=Path, required=True, metavar="FILE", help="the node file")
-    nodes.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    sources = argparse.ArgumentParser(add_help=False)
+    sources.add_argument("--nodes", type=Path, metavar="FILE", help="a node file")
+    sources.add_argument(
+        "--config", type=Path, metavar="FILE", help="a gateway.toml; beside --nodes it refines its tasks"
+    )
+    sources.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     serve = commands.add_parser(
         "serve",
-        parents=[nodes],
+        parents=[sources],
         help="take traffic",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -131,8 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--envoy-log-level", default="warning", help="trace, debug, info, warning, error, off")
     commands.add_parser(
         "check",
-        parents=[nodes],
-        help="validate a node file: every error with its line; status 2 if there is one",
+        parents=[sources],
+        help="validate a configuration: every error with its line; status 2 if there is one",
     )
     return parser
 

@@ -60,7 +60,7 @@ async def document(gateway: Gateway) -> Json:
             "envoy_restarts": gateway.restarts,
         },
         "config": {
-            "nodes": str(gateway.options.nodes),
+            "nodes": str(gateway.options.sources.main),
             "version": gateway.reload.version,
             "loaded_at": gateway.reload.loaded_at,
             "accepted": gateway.discovery.settled,

@@ -47,7 +47,7 @@ _CRASHES, _CRASH_WINDOW_S = 5, 60.0
 class GatewayOptions:
     """The `serve` command's flags."""
 
-    nodes: Path
+    sources: Sources
     listen_host: str
     listen_port: int
     admin_host: str = "127.0.0.1"
@@ -105,7 +105,10 @@ class Gateway:
         async with self._apply_lock:
             self._data = data
             try:
-                loaded = configuration.load(Sources(nodes=self.options.nodes), lambda _: data)
+                main = self.options.sources.main
+                loaded = configuration.load(
+                    self.options.sources, lambda path: data if path == main else path.read_bytes()
+                )
             except ConfigInvalid as invalid:
                 self.reload.errors = [error.render() for error in invalid.errors]
                 self.reload.rejected += 1
@@ -174,15 +177,15 @@ class Gateway:
             )
 
     async def _follow_file(self) -> None:
-        async for data in changes(self.options.nodes, self._data):
+        async for data in changes(self.options.sources.main, self._data):
             if data != self._data:  # SIGHUP may have been faster
                 await self.apply(data)
 
     async def _reload_now(self) -> None:
         try:
-            data = self.options.nodes.read_bytes()
+            data = self.options.sources.main.read_bytes()
         except OSError as error:
-            self.reload.errors = [f"{self.options.nodes}: {error.strerror}"]
+            self.reload.errors = [f"{self.options.sources.main}: {error.strerror}"]
             log.error("cannot read the node file, keeping the running table: %s", error)
             return
         await self.apply(data)
@@ -245,10 +248,11 @@ class Gateway:
 
     async def _load_first(self) -> None:
         try:
-            data = self.options.nodes.read_bytes()
+            data = self.options.sources.main.read_bytes()
         except OSError as error:
             raise StartError(
-                f"{self.options.nodes}: {error.strerror}; give the node file with --nodes"
+                f"{self.options.sources.main}: {error.strerror};"
+                " give a node file with --nodes, or a gateway.toml with --config"
             ) from None
         if not await self.apply(data):
             raise StartError("\n".join(self.reload.errors))
