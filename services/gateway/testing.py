@@ -179,7 +179,7 @@ class GatewayProcess:
             "-m",
             "services.gateway",
             "serve",
-            "--nodes",
+            "--config" if nodes.suffix == ".toml" else "--nodes",
             str(nodes),
             "--listen",
             "127.0.0.1:0",
