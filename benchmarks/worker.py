@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 
 from benchmarks import load
-from benchmarks.gateway import free_port, running
+from benchmarks.servers import free_port, running
 from examples.quickstart.processes import Processes
 from libs.proto.messages import SeldonMessage
 
