@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.gateway import access, listener_limits, observe, tls, web
+from services.gateway import access, listener_limits, metrics_access_log, observe, tls, web
 from services.gateway.filter import module
 from services.gateway.listener_limits import (
     CONNECTION_BUFFER_BYTES,
@@ -45,6 +45,7 @@ class ListenerOptions:
     host: str
     port: int
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    counters: Path | None = None  # where calls are counted; see metrics_counters.py
 
 
 def listener(options: ListenerOptions, table: Table, files: Files) -> Any:
@@ -121,6 +122,7 @@ def _connection_manager(options: ListenerOptions, table: Table, files: Files, be
         **listener_limits.CONNECTION_MANAGER,
         **(access.EARLY if closed or observed else {}),
         **observed,
+        "access_log": [*observed.get("access_log", ()), *metrics_access_log.entries(options.counters)],
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2
 
+from services.gateway.filter import module
 from services.gateway.xds_messages import POOL
 
 Json = dict[str, Any]
@@ -45,17 +46,21 @@ def _register() -> None:
 _register()
 
 
-def access_log(module: str, counters: Path) -> Json:
-    """The entry of the connection manager's `access_log` that counts every call into the file.
+def entries(counters: Path | None) -> list[Json]:
+    """What goes into the connection manager's `access_log` to count every call into the file; nothing without one.
 
-    `module` is the name by which Envoy finds the library. A file that is not there counts nothing, and is logged.
+    Where Envoy cannot open the file it logs that and counts nothing.
     """
-    return {
-        "name": "calls",
-        "typed_config": {
-            "@type": f"{_TYPE}{_PACKAGE}.{_MESSAGE}",
-            "dynamic_module_config": {"name": module},
-            "logger_name": "calls",
-            "logger_config": {"@type": f"{_TYPE}google.protobuf.StringValue", "value": str(counters)},
-        },
-    }
+    if counters is None:
+        return []
+    return [
+        {
+            "name": "calls",
+            "typed_config": {
+                "@type": f"{_TYPE}{_PACKAGE}.{_MESSAGE}",
+                "dynamic_module_config": {"name": module.NAME},
+                "logger_name": "calls",
+                "logger_config": {"@type": f"{_TYPE}google.protobuf.StringValue", "value": str(counters)},
+            },
+        }
+    ]

@@ -1,12 +1,13 @@
-"""The call log's memory: what Envoy's threads count as each call ends, read without asking Envoy.
+"""The call log's memory: what Envoy's threads count as each call ends, and the last failed calls, read without asking
+Envoy.
 
 A file that filter/call_log.c maps and adds to; this module makes it and reads it. It outlives Envoy: a restarted one
 goes on counting where the last one ended. All words are 64-bit and only grow, native byte order:
 
-    head       4096 bytes: magic, size, numbers of blocks and slots, bytes of a slot, calls lost, owners of the blocks
+    head       4096 bytes: magic, size, numbers of blocks and slots, bytes of a slot and of the failures, calls lost, owners
     task keys  32 bytes a slot: state, length, name of the route (the task id; "" for calls that matched no task)
     instance keys  128 bytes a slot: state, length, "pool host:port"
-    blocks     one for each thread that counts: the tasks' words, then the instances' words
+    blocks     one for each thread that counts: the tasks' words, the instances' words, the last failed calls
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import add
+from functools import reduce
+from operator import add, sub
 from pathlib import Path
 from typing import Self, TypeVar
+from urllib.parse import unquote
 
 from libs.balancing.endpoint import Endpoint
 
@@ -53,6 +57,9 @@ _CODES_AT = _REASONS_AT + len(REASONS)
 _DURATIONS_AT = _CODES_AT + CODES
 _TASK_WORDS = _DURATIONS_AT + len(BOUNDS_US) + 1 + 4  # whole cache lines
 _INSTANCE_WORDS = 4
+_FAILURES = 128  # kept of each thread
+_FAILURE = struct.Struct("=QQQQII16s64s56s56s64s216s")
+_FAILURE_WORDS = _FAILURES * _FAILURE.size // 8
 
 _Name = TypeVar("_Name")
 
@@ -63,7 +70,7 @@ UNKNOWN = ""  # the name of calls that matched no task
 class TaskCounts:
     """What a task's calls came to since the start. `words` is the memory's, summed over the threads."""
 
-    words: tuple[int, ...]
+    words: array[int]
 
     @property
     def calls(self) -> int:
@@ -87,31 +94,33 @@ class TaskCounts:
         return self.words[4]
 
     @property
-    def reasons(self) -> tuple[int, ...]:
+    def reasons(self) -> array[int]:
         """Failed calls by REASONS."""
         return self.words[_REASONS_AT:_CODES_AT]
 
     @property
-    def codes(self) -> tuple[int, ...]:
+    def codes(self) -> array[int]:
         """Calls by gRPC status code."""
         return self.words[_CODES_AT:_DURATIONS_AT]
 
     @property
-    def durations(self) -> tuple[int, ...]:
+    def durations(self) -> array[int]:
         """Calls by duration: up to each of BOUNDS_US, then the longer ones. Not cumulative."""
         return self.words[_DURATIONS_AT : _DURATIONS_AT + len(BOUNDS_US) + 1]
 
     def since(self, earlier: TaskCounts | None) -> TaskCounts:
         """What came after `earlier`; all of it where the counts began anew in between."""
+        if earlier is self:
+            return NOTHING
         if earlier is None or earlier.calls > self.calls:
             return self
-        return TaskCounts(tuple(map(int.__sub__, self.words, earlier.words)))
+        return TaskCounts(array("Q", map(sub, self.words, earlier.words)))
 
     def plus(self, other: TaskCounts) -> TaskCounts:
-        return TaskCounts(tuple(map(add, self.words, other.words)))
+        return TaskCounts(array("Q", map(add, self.words, other.words)))
 
 
-NOTHING = TaskCounts((0,) * _TASK_WORDS)
+NOTHING = TaskCounts(array("Q", bytes(8 * _TASK_WORDS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,22 @@ class InstanceCounts:
     answered: int
     latency_us: int
     failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailedCall:
+    """One call that did not end with OK. Texts are as Envoy had them, perhaps cut."""
+
+    began: float  # seconds since the epoch
+    duration_s: float
+    code: int  # gRPC status
+    reason: str  # of REASONS
+    task: str  # "" when the call never named one
+    pool: str  # with the instance, "" when none was asked
+    instance: str
+    caller: str
+    details: str  # Envoy's, like "upstream_response_timeout"
+    message: str
 
 
 class CounterFile:
@@ -136,7 +161,8 @@ class CounterFile:
         self._words = memoryview(memory).cast("Q")
         self._halves = memoryview(memory).cast("I")
         self._first_block = blocks_at // 8
-        self._block_words = self._task_slots * _TASK_WORDS + self._instance_slots * _INSTANCE_WORDS
+        self._failures_at = self._task_slots * _TASK_WORDS + self._instance_slots * _INSTANCE_WORDS
+        self._block_words = self._failures_at + _FAILURE_WORDS
         self._task_names: dict[int, str] = {}
         self._instance_names: dict[int, tuple[str, Endpoint]] = {}
         self._seen: dict[int, TaskCounts] = {}  # by slot: an idle task costs nothing
@@ -150,14 +176,14 @@ class CounterFile:
         """
         blocks = min(_MAX_BLOCKS, 2 * threads)
         task_slots, instance_slots = _slots(tasks, 2048), _slots(instances, 8192)
-        task_bytes, instance_bytes = 8 * _TASK_WORDS, 8 * _INSTANCE_WORDS
+        task_bytes, instance_bytes, failure_bytes = 8 * _TASK_WORDS, 8 * _INSTANCE_WORDS, 8 * _FAILURE_WORDS
         size = (
             _HEAD_BYTES
             + task_slots * _TASK_KEY_BYTES
             + instance_slots * _INSTANCE_KEY_BYTES
-            + blocks * (task_slots * task_bytes + instance_slots * instance_bytes)
+            + blocks * (task_slots * task_bytes + instance_slots * instance_bytes + failure_bytes)
         )
-        head = _HEAD.pack(_MAGIC, size, blocks, task_slots, instance_slots, task_bytes, instance_bytes, 0)
+        head = _HEAD.pack(_MAGIC, size, blocks, task_slots, instance_slots, task_bytes, instance_bytes, failure_bytes)
         try:
             with path.open("rb") as file:
                 fits = file.read(len(head)) == head and os.fstat(file.fileno()).st_size == size
@@ -205,6 +231,19 @@ class CounterFile:
             found[name] = InstanceCounts(answered, latency, failed)
         return found
 
+    def failures(self, most: int = 100) -> list[FailedCall]:
+        """The last failed calls, the newest first."""
+        found = []
+        for block in self._used_blocks():
+            for at in range((block + self._failures_at) * 8, (block + self._block_words) * 8, _FAILURE.size):
+                number = self._words[at // 8]
+                fields = _FAILURE.unpack_from(self._memory, at) if number else ()
+                # Writing it again began meanwhile: it is being replaced by a newer one.
+                if fields and self._words[at // 8] == number:
+                    found.append(_failure(*fields[1:]))
+        found.sort(key=lambda call: -call.began)
+        return found[:most]
+
     def forget(self, keep_task: Callable[[str], bool], keep_instance: Callable[[str, Endpoint], bool]) -> None:
         """Gives back the room of tasks and instances that are gone, once half of the room is in use."""
         if 2 * len(self._task_names) > self._task_slots:
@@ -249,8 +288,9 @@ class CounterFile:
         calls = sum(self._words[start] for start in starts)
         if before is not None and before.calls == calls:
             return before
-        parts = [self._words[start : start + _TASK_WORDS].tolist() for start in starts]
-        counts = TaskCounts((calls, *map(sum, zip(*(part[1:] for part in parts), strict=True))))
+        parts = [TaskCounts(array("Q", self._words[start : start + _TASK_WORDS].tobytes())) for start in starts]
+        counts = reduce(TaskCounts.plus, parts, NOTHING)
+        counts.words[0] = calls
         self._seen[slot] = counts
         return counts
 
@@ -266,6 +306,15 @@ class CounterFile:
 def _slots(wanted: int, least: int) -> int:
     """A power of two with twice the room."""
     return max(least, 1 << (2 * wanted - 1).bit_length() if wanted else 0)
+
+
+def _failure(began_ns: int, us: int, flags: int, code: int, reason: int, *texts: bytes) -> FailedCall:
+    task, pool, instance, caller, details, message = (
+        text.partition(b"\0")[0].decode("utf-8", "replace") for text in texts
+    )
+    return FailedCall(
+        began_ns / 1e9, us / 1e6, code, REASONS[reason], task, pool, instance, caller, details, unquote(message)
+    )
 
 
 def _instance(key: str) -> tuple[str, Endpoint]:

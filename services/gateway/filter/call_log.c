@@ -1,4 +1,5 @@
-// The call log: counts every call as it ends, by task and by instance, into memory that the control plane reads.
+// The call log: counts every call as it ends, by task and by instance, and keeps the last that failed, in memory that
+// the control plane reads.
 // services/gateway/metrics_counters.py makes the file, says what each word in it is, and reads it.
 //
 // Runs on Envoy's worker threads after a call has ended. It never blocks and never allocates. Each thread writes to a
@@ -20,7 +21,7 @@
 
 // Envoy's interface for access loggers, as far as it is used here.
 
-enum { RESPONSE_HEADERS = 2, RESPONSE_TRAILERS = 3 };
+enum { REQUEST_HEADERS = 0, RESPONSE_HEADERS = 2, RESPONSE_TRAILERS = 3 };
 enum { DOWNSTREAM_END = 6 };
 enum { ENVOY_LOG_WARN = 3 };
 
@@ -46,6 +47,10 @@ bool envoy_dynamic_module_callback_access_logger_get_upstream_cluster(void *call
 bool envoy_dynamic_module_callback_access_logger_get_upstream_remote_address(
     void *call, struct text *host, uint32_t *port
 );
+bool envoy_dynamic_module_callback_access_logger_get_downstream_remote_address(
+    void *call, struct text *host, uint32_t *port
+);
+bool envoy_dynamic_module_callback_access_logger_get_response_code_details(void *call, struct text *details);
 uint32_t envoy_dynamic_module_callback_access_logger_get_response_code(void *call);
 uint64_t envoy_dynamic_module_callback_access_logger_get_response_flags(void *call);
 uint32_t envoy_dynamic_module_callback_access_logger_get_attempt_count(void *call);
@@ -56,7 +61,7 @@ ENVOY_HOOK const void *envoy_dynamic_module_on_access_logger_new(const void *con
 ENVOY_HOOK void envoy_dynamic_module_on_access_logger_destroy(const void *logger);
 ENVOY_HOOK void envoy_dynamic_module_on_access_logger_log(void *call, const void *logger, int type);
 
-// --- the file: a head, the keys of the tasks, the keys of the instances, the blocks ---
+// --- the file: a head, the keys of the tasks, the keys of the instances, the blocks, the last failures of each ---
 
 #define MAGIC 0x31474f4c4c4143ull // "CALLOG1"
 enum { HEAD_BYTES = 4096, MAX_BLOCKS = 960, MAX_PROBES = 64 };
@@ -67,7 +72,7 @@ enum { FREE, CLAIMED, TAKEN };
 
 struct head {
     uint64_t magic, size;
-    uint32_t blocks, task_slots, instance_slots, task_bytes, instance_bytes, unused;
+    uint32_t blocks, task_slots, instance_slots, task_bytes, instance_bytes, failure_bytes;
     _Atomic uint64_t lost; // calls that found no room
     uint64_t spare[8];
     _Atomic uint32_t owners[MAX_BLOCKS]; // the process that writes to each block; 0 is none
@@ -107,10 +112,22 @@ struct region {
     char path[256];
 };
 
+// The last failed calls of a thread, round and round.
+enum { FAILURES = 128 };
+struct failure {
+    uint64_t number; // counts up from 1; 0 while it is written
+    uint64_t began_unix_ns, duration_us, flags;
+    uint32_t code, reason;
+    // Ended by a zero, cut where they are longer.
+    char task[16], pool[64], instance[56], caller[56], details[64], message[216];
+};
+_Static_assert(sizeof(struct failure) == 512, "as metrics_counters.py has it");
+
 // One file a process, for as long as it lives: listeners come and go, and threads keep their blocks.
 static struct region region;
 static _Thread_local char *own_block;
 static _Thread_local bool no_block;
+static _Thread_local uint64_t failures; // that this thread has written
 
 static void warn(const char *what, const char *path) {
     char said[512];
@@ -138,12 +155,13 @@ static const char *map_file(const char *path) {
     uint64_t keys = (uint64_t)head->task_slots * sizeof(struct task_key) +
                     (uint64_t)head->instance_slots * sizeof(struct instance_key);
     uint64_t block = (uint64_t)head->task_slots * sizeof(struct task_counts) +
-                     (uint64_t)head->instance_slots * sizeof(struct instance_counts);
+                     (uint64_t)head->instance_slots * sizeof(struct instance_counts) +
+                     FAILURES * sizeof(struct failure);
     bool powers = head->task_slots > 0 && (head->task_slots & (head->task_slots - 1)) == 0 &&
                   head->instance_slots > 0 && (head->instance_slots & (head->instance_slots - 1)) == 0;
     if (head->magic != MAGIC || head->size != size || !powers || head->blocks > MAX_BLOCKS ||
         head->task_bytes != sizeof(struct task_counts) || head->instance_bytes != sizeof(struct instance_counts) ||
-        HEAD_BYTES + keys + head->blocks * block != size) {
+        head->failure_bytes != FAILURES * sizeof(struct failure) || HEAD_BYTES + keys + head->blocks * block != size) {
         munmap(memory, size);
         return "it was made for another version";
     }
@@ -182,6 +200,14 @@ const void *envoy_dynamic_module_on_access_logger_new(const void *config, void *
 }
 
 void envoy_dynamic_module_on_access_logger_destroy(const void *logger) { (void)logger; }
+
+// The number of the last failure that whoever had the block before wrote.
+static uint64_t last_failure(char *block) {
+    struct failure *all = (struct failure *)(block + region.block_bytes) - FAILURES;
+    uint64_t last = 0;
+    for (unsigned i = 0; i < FAILURES; i++) last = all[i].number > last ? all[i].number : last;
+    return last;
+}
 
 // A block that no living process writes to.
 static char *claim_block(void) {
@@ -320,7 +346,7 @@ static unsigned bucket_of(uint64_t us) {
     return low;
 }
 
-static void count_task(char *block, void *call, unsigned code, uint64_t flags, uint64_t total_us, bool asked) {
+static void count_task(char *block, void *call, unsigned code, enum reason reason, uint64_t total_us) {
     struct text name = {NULL, 0};
     // A call that matched no route has no name; what its caller wrote must not become a key.
     envoy_dynamic_module_callback_access_logger_get_route_name(call, &name);
@@ -338,11 +364,24 @@ static void count_task(char *block, void *call, unsigned code, uint64_t flags, u
     add(&counts->received, volume.received);
     add(&counts->sent, volume.sent);
     if (attempts > 1) add(&counts->retries, attempts - 1);
-    if (code != OK) add(&counts->reasons[reason_of(code, flags, asked)], 1);
+    if (code != OK) add(&counts->reasons[reason], 1);
     add(&counts->codes[code], 1);
     add(&counts->durations[bucket_of(total_us)], 1);
     // Last: a reader that has seen this one has seen the others.
     __atomic_store_n(&counts->calls, __atomic_load_n(&counts->calls, __ATOMIC_RELAXED) + 1, __ATOMIC_RELEASE);
+}
+
+// Writes "host:port", for which there is room where the host has at most size - 7 bytes. Its length.
+static size_t write_address(char *out, struct text host, uint32_t port) {
+    memcpy(out, host.bytes, host.length);
+    size_t length = host.length;
+    out[length++] = ':';
+    char digits[6];
+    size_t count = 0;
+    do digits[count++] = (char)('0' + port % 10);
+    while ((port /= 10) > 0 && count < sizeof digits);
+    while (count > 0) out[length++] = digits[--count];
+    return length;
 }
 
 static void count_instance(char *block, void *call, unsigned code, uint64_t flags, const struct timing *timing) {
@@ -354,18 +393,9 @@ static void count_instance(char *block, void *call, unsigned code, uint64_t flag
         pool.length + host.length + 8 > sizeof key) {
         return;
     }
-    // "pool host:port", written by hand: this is on the way of every call.
-    size_t length = pool.length;
     memcpy(key, pool.bytes, pool.length);
-    key[length++] = ' ';
-    memcpy(key + length, host.bytes, host.length);
-    length += host.length;
-    key[length++] = ':';
-    char digits[6];
-    size_t count = 0;
-    do digits[count++] = (char)('0' + port % 10);
-    while ((port /= 10) > 0 && count < sizeof digits);
-    while (count > 0) key[length++] = digits[--count];
+    key[pool.length] = ' ';
+    size_t length = pool.length + 1 + write_address(key + pool.length + 1, host, port);
     int32_t slot =
         slot_of(region.instances, sizeof(struct instance_key), region.head->instance_slots, key, length);
     if (slot < 0) return;
@@ -378,6 +408,56 @@ static void count_instance(char *block, void *call, unsigned code, uint64_t flag
     if (code != OK && !(flags & (FLAG(14) | FLAG(28)))) add(&counts->failed, 1);
 }
 
+static void keep(char *out, size_t size, struct text value) {
+    size_t length = value.length < size ? value.length : size - 1;
+    memcpy(out, value.bytes, length);
+    memset(out + length, 0, size - length);
+}
+
+static void keep_address(char *out, size_t size, struct text host, uint32_t port) {
+    if (host.length + 7 > size) return;
+    out[write_address(out, host, port)] = 0;
+}
+
+static void keep_failure(char *block, void *call, unsigned code, enum reason reason, uint64_t flags,
+                         const struct timing *timing) {
+    struct failure *all = (struct failure *)(block + region.block_bytes) - FAILURES;
+    struct failure *failure = &all[failures++ % FAILURES];
+    __atomic_store_n(&failure->number, 0, __ATOMIC_RELAXED);
+    atomic_thread_fence(memory_order_release);
+    memset(&failure->began_unix_ns, 0, sizeof *failure - sizeof failure->number);
+    failure->began_unix_ns = (uint64_t)timing->began_unix;
+    failure->duration_us = timing->total > 0 ? (uint64_t)timing->total / 1000 : 0;
+    failure->flags = flags;
+    failure->code = code;
+    failure->reason = reason;
+    struct text value;
+    uint32_t port;
+    if (envoy_dynamic_module_callback_access_logger_get_header_value(
+            call, REQUEST_HEADERS, text("x-dl-task"), &value, 0, NULL
+        )) {
+        keep(failure->task, sizeof failure->task, value);
+    }
+    if (envoy_dynamic_module_callback_access_logger_get_upstream_cluster(call, &value)) {
+        keep(failure->pool, sizeof failure->pool, value);
+    }
+    if (envoy_dynamic_module_callback_access_logger_get_upstream_remote_address(call, &value, &port)) {
+        keep_address(failure->instance, sizeof failure->instance, value, port);
+    }
+    if (envoy_dynamic_module_callback_access_logger_get_downstream_remote_address(call, &value, &port)) {
+        keep_address(failure->caller, sizeof failure->caller, value, port);
+    }
+    if (envoy_dynamic_module_callback_access_logger_get_response_code_details(call, &value)) {
+        keep(failure->details, sizeof failure->details, value);
+    }
+    const struct text name = text("grpc-message");
+    if (envoy_dynamic_module_callback_access_logger_get_header_value(call, RESPONSE_TRAILERS, name, &value, 0, NULL) ||
+        envoy_dynamic_module_callback_access_logger_get_header_value(call, RESPONSE_HEADERS, name, &value, 0, NULL)) {
+        keep(failure->message, sizeof failure->message, value);
+    }
+    __atomic_store_n(&failure->number, failures, __ATOMIC_RELEASE);
+}
+
 void envoy_dynamic_module_on_access_logger_log(void *call, const void *logger, int type) {
     (void)logger;
     if (region.head == NULL || type != DOWNSTREAM_END || no_block) return;
@@ -388,12 +468,15 @@ void envoy_dynamic_module_on_access_logger_log(void *call, const void *logger, i
             warn("every block is in use", region.path);
             return;
         }
+        failures = last_failure(own_block);
     }
     struct timing timing;
     envoy_dynamic_module_callback_access_logger_get_timing_info(call, &timing);
     uint64_t flags = envoy_dynamic_module_callback_access_logger_get_response_flags(call);
     unsigned code = code_of(call, flags);
     bool asked = timing.first_sent_upstream >= 0;
-    count_task(own_block, call, code, flags, timing.total > 0 ? (uint64_t)timing.total / 1000 : 0, asked);
+    enum reason reason = code != OK ? reason_of(code, flags, asked) : 0;
+    count_task(own_block, call, code, reason, timing.total > 0 ? (uint64_t)timing.total / 1000 : 0);
     if (asked) count_instance(own_block, call, code, flags, &timing);
+    if (code != OK) keep_failure(own_block, call, code, reason, flags, &timing);
 }
