@@ -303,7 +303,7 @@ def _pool_settings(section: Section) -> PoolSays:
         policy=section.choice("policy", PolicyName),
         health_check=section.choice("health_check", HealthCheck),
         max_in_flight=section.whole("max_in_flight", 1, MAX_CALLS, "calls"),
-        max_queued=section.whole("max_queued", 0, MAX_CALLS, "calls"),
+        max_queued=section.whole("max_queued", 1, MAX_CALLS, "calls"),
         retry_budget_percent=section.whole("retry_budget_percent", 0, 100, "percent"),
         tls=tls,
         plaintext=plaintext,

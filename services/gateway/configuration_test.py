@@ -79,14 +79,14 @@ def test_a_node_file_alone() -> None:
 def test_a_task_with_a_pool_of_its_own() -> None:
     table = loaded(
         '[tasks.69]\nendpoints = ["10.0.0.1:1", {address = "[::1]:2", weight = 7}]\npolicy = "weighted"\n'
-        'health_check = "tcp"\nmax_in_flight = 5\nmax_queued = 0\nretry_budget_percent = 50\nretries = 0\n'
+        'health_check = "tcp"\nmax_in_flight = 5\nmax_queued = 1\nretry_budget_percent = 50\nretries = 0\n'
     ).table
     task, pool = table.tasks[69], table.pools["task-69"]
     assert task.pool == "task-69"
     assert (task.timeout_ms, task.retries, task.line) == (100, 0, 1)
     assert pool.members == {Endpoint("10.0.0.1", 1): 100, Endpoint("::1", 2): 7}
     assert (pool.policy, pool.health_check) == (PolicyName.WEIGHTED, HealthCheck.TCP)
-    assert (pool.max_in_flight, pool.max_queued, pool.retry_budget_percent) == (5, 0, 50)
+    assert (pool.max_in_flight, pool.max_queued, pool.retry_budget_percent) == (5, 1, 50)
 
 
 def test_defaults_hold_where_nothing_else_is_said() -> None:

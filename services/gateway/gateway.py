@@ -16,7 +16,6 @@ from typing import Any
 import grpc
 
 from libs.balancing.controller import EndpointReport, WeightController
-from libs.balancing.endpoint import Endpoint
 from services.gateway import configuration
 from services.gateway.admin import AdminServer
 from services.gateway.admin_pages import pages
@@ -31,7 +30,7 @@ from services.gateway.observe import collector_cluster
 from services.gateway.own_services import OwnServices
 from services.gateway.process import EnvoyProcess, reserve_port
 from services.gateway.resolver import Resolver
-from services.gateway.snapshot import build, load_assignment, resolve
+from services.gateway.snapshot import Group, build, load_assignment, resolve
 from services.gateway.table import Table
 from services.gateway.tls import secrets
 from services.gateway.watch import changes
@@ -91,7 +90,7 @@ class Gateway:
         self.listen_port = options.listen_port
         self.admin_port = options.admin_port
         self.live = False  # Envoy has taken traffic and runs
-        self.pools: dict[str, list[dict[Endpoint, int]]] = {}  # each pool's instances, by order of preference
+        self.pools: dict[str, list[Group]] = {}  # each pool's instances, by order of preference
         self._stop = asyncio.Event()
         self._announced = False  # READY was printed
         self._failed = False  # a task that must live as long as the gateway ended
