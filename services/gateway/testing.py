@@ -113,6 +113,8 @@ class _Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no type
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         method = str(details.method)
+        if method.startswith("/grpc.health.v1."):
+            return None  # unimplemented, as at most model servers
         if method.endswith("ModelStreamInfer"):
             return grpc.stream_stream_rpc_method_handler(
                 lambda requests, context: (self._backend.answer(method, body, context) for body in requests)
