@@ -134,12 +134,18 @@ def direct(dist: Path, backends: Sequence[Server]) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def plain_envoy(dist: Path, backends: Sequence[Server]) -> Iterator[Server]:
+    with plain_envoy_at(envoy_path(dist), backends, THREADS) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def plain_envoy_at(program: str, backends: Sequence[Server], threads: int) -> Iterator[Server]:
     port = free_port()
     each = "              - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}"
     config = peer_file("envoy.yaml", port, backends, each)
     command = [
-        envoy_path(dist), "--config-path", str(config), "--disable-hot-restart",
-        "--concurrency", str(THREADS), "--log-level", "error",
+        program, "--config-path", str(config), "--disable-hot-restart",
+        "--concurrency", str(threads), "--log-level", "error",
     ]  # fmt: skip
     with running(command, port) as pid:
         yield Server(f"127.0.0.1:{port}", pid)
