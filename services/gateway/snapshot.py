@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from libs.balancing.endpoint import Endpoint
+from libs.balancing.policy import PolicyName
 from services.gateway.observe import COLLECTOR
 from services.gateway.snapshot_clusters import GROUP, SOCKET_MATCH, cluster
 from services.gateway.snapshot_routes import routes
@@ -56,10 +57,14 @@ class Snapshot:
 
 
 class Group(Mapping[Endpoint, int]):
-    """Instances with their configured weights. `hostnames` are the names that they were found by, where it matters."""
+    """Instances with their configured weights. `fixed`: these hold, whatever weights the calls suggest. `hostnames` are
+    the names that the instances were found by, where it matters."""
 
-    def __init__(self, members: Mapping[Endpoint, int], hostnames: Mapping[Endpoint, str]) -> None:
+    def __init__(
+        self, members: Mapping[Endpoint, int], *, fixed: bool, hostnames: Mapping[Endpoint, str]
+    ) -> None:
         self._members = members
+        self.fixed = fixed
         self.hostnames = hostnames
 
     def __getitem__(self, endpoint: Endpoint) -> int:
@@ -92,7 +97,7 @@ def _members(pool: Pool, addresses: Mapping[str, Sequence[str]]) -> Group:
             found.setdefault(instance, weight)
             if by_name:
                 names.setdefault(instance, endpoint.host)
-    return Group(found, names)
+    return Group(found, fixed=pool.policy == PolicyName.ROUND_ROBIN, hostnames=names)
 
 
 def build(
@@ -133,6 +138,8 @@ def load_assignment(cluster: str, groups: Groups, weights: Mapping[Endpoint, int
     The second group is used while too few of the first are healthy, and so on.
     """
     assignment = _ClusterLoadAssignment(cluster_name=cluster)
+    if groups and isinstance(groups[0], Group) and groups[0].fixed:
+        weights = {}
     if len(groups) > 1:
         assignment.policy.overprovisioning_factor.value = _OVERPROVISIONING
     for priority, members in enumerate(groups if any(groups) else ()):

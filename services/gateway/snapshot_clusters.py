@@ -143,12 +143,22 @@ def cluster(pool: Pool, stand_ins: Sequence[Pool] = (), check: HealthCheck = Hea
     own = pool_socket(pool)
     if own is not None:
         found.transport_socket.CopyFrom(own)
+    if stand_ins:
+        _lean_on_stand_ins(found)
     for number, stand_in in enumerate(stand_ins, start=1):
         if stand_in.tls != pool.tls:
             matched = found.transport_socket_matches.add(name=stand_in.name)
             matched.match[GROUP] = str(number)
             matched.transport_socket.CopyFrom(pool_socket(stand_in) or _PLAINTEXT)
     return found
+
+
+def _lean_on_stand_ins(found: Any) -> None:
+    """All of a pool's instances may be ejected when others wait, and these are known before the first call."""
+    found.outlier_detection.max_ejection_percent.value = 100
+    for check in found.health_checks:
+        check.no_traffic_interval.CopyFrom(check.interval)
+        check.no_traffic_healthy_interval.CopyFrom(check.interval)
 
 
 _PLAINTEXT = parse(
