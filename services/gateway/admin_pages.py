@@ -2,132 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
-
-from services.gateway import status
-from services.gateway.admin import Handler, Json, Page, json_page, metrics_page, ready_page, status_page
-
-if TYPE_CHECKING:
-    from services.gateway.gateway import Gateway
-    from services.gateway.load_reports import CallCounts
+from services.gateway import metrics_page, metrics_text, status, status_page
+from services.gateway.admin import Handler, Page, Request, html_page, json_page, text_page
+from services.gateway.process import EnvoyAdmin
+from services.gateway.status_monitor import Monitor, Sources
 
 
-def pages(gateway: Gateway) -> dict[str, Handler]:
+def pages(monitor: Monitor, sources: Sources) -> dict[str, Handler]:
     """The pages by path."""
 
-    async def root() -> Page:
-        return status_page(await document(gateway))
+    async def root(request: Request) -> Page:
+        choice = status_page.Choice.of(request.query)
+        view = await monitor.view()
+        shown = status.document(view)
+        names = status_page.shown(shown, choice)
+        shown["plots"] = {name: points for name, points in _points(monitor, names).items()}
+        if "part" in request.query:  # what the page replaces of itself
+            return html_page(status_page.main(shown, choice))
+        return html_page(status_page.page(shown, choice))
 
-    async def as_json() -> Page:
-        return json_page(await document(gateway))
+    async def as_json(request: Request) -> Page:
+        """With `?task=69` only that one, with its plot."""
+        document = status.document(await monitor.view())
+        task = request.query.get("task")
+        if task is not None:
+            document["tasks"] = {name: found for name, found in document["tasks"].items() if name == task}
+            document["plots"] = _points(monitor, [task])
+        return json_page(document)
 
-    async def ready() -> Page:
-        return ready_page(gateway.ready, _state(gateway))
+    async def ready(request: Request) -> Page:
+        overview = sources.overview()
+        return text_page(200, "ready") if overview.ready else text_page(503, overview.state)
 
-    async def metrics() -> Page:
-        return metrics_page(control_metrics(gateway), await _envoy_metrics(gateway))
+    async def metrics(request: Request) -> Page:
+        return Page(200, metrics_text.CONTENT_TYPE, metrics_page.render(await monitor.numbers()))
 
-    return {"/": root, "/status.json": as_json, "/metrics": metrics, "/ready": ready}
+    async def envoy_stats(request: Request) -> Page:
+        """Envoy's own statistics, as it names them; `?filter=REGEX` as Envoy has it."""
+        envoy = sources.envoy()
+        if envoy is None:
+            return text_page(503, "Envoy is being started")
+        return await _envoy_stats(envoy, request.query.get("filter", ""))
 
-
-def _state(gateway: Gateway) -> str:
-    if gateway.draining:
-        return "draining"
-    return "serving" if gateway.ready else "starting"
-
-
-async def document(gateway: Gateway) -> Json:
-    """All that `/status.json` says."""
-    hosts: dict[str, dict[str, Json]] = {}
-    envoy_error = gateway.discovery.last_error
-    if gateway.envoy is not None:
-        try:
-            hosts = status.host_states(await gateway.envoy.admin.json("/clusters?format=json"))
-        except OSError as error:
-            envoy_error = envoy_error or f"Envoy's admin does not answer: {error}"
-    table = gateway.table
     return {
-        "gateway": {
-            "listen": gateway.listen_text,
-            "ready": gateway.ready,
-            "state": _state(gateway),
-            "envoy_pid": gateway.envoy.pid if gateway.envoy else None,
-            "envoy_restarts": gateway.restarts,
-        },
-        "config": {
-            "nodes": str(gateway.options.sources.main),
-            "version": gateway.reload.version,
-            "loaded_at": gateway.reload.loaded_at,
-            "accepted": gateway.discovery.settled,
-            "rejected": gateway.reload.rejected,
-            "errors": gateway.reload.errors,
-            "envoy_error": envoy_error,
-            "unresolved": dict(gateway.resolver.errors),
-        },
-        "tasks": status.tasks(
-            table,
-            {task.pool: gateway.weights.weights(task.pool) for task in table.tasks.values()},
-            hosts,
-        ),
+        "/": root,
+        "/status.json": as_json,
+        "/metrics": metrics,
+        "/ready": ready,
+        "/envoy/stats": envoy_stats,
     }
 
 
-def control_metrics(gateway: Gateway) -> bytes:
-    """The control plane's own metrics. Envoy's, which count the calls, follow them on the page."""
-    registry = CollectorRegistry()
-
-    def gauge(name: str, text: str, value: float) -> None:
-        Gauge(f"dl_gateway_{name}", text, registry=registry).set(value)
-
-    gauge("ready", "1 while the gateway takes traffic", gateway.ready)
-    gauge("config_version", "Node files put to work since the start", gateway.reload.version)
-    gauge(
-        "config_loaded_timestamp_seconds", "When the running node file was loaded", gateway.reload.loaded_at
-    )
-    gauge("config_rejected", "Node files rejected since the start", gateway.reload.rejected)
-    gauge("config_errors", "Errors in the node file as it is now", len(gateway.reload.errors))
-    gauge("config_accepted", "1 when Envoy holds the running table", gateway.discovery.settled)
-    gauge("tasks", "Tasks in the running table", len(gateway.table.tasks))
-    gauge("unresolved_names", "Host names that do not resolve", len(gateway.resolver.errors))
-    gauge("envoy_restarts", "Times that Envoy was started again", gateway.restarts)
-    weight = Gauge(
-        "dl_gateway_instance_weight", "Effective weight, 100 is full", ["task", "instance"], registry=registry
-    )
-    for task in gateway.table.tasks.values():
-        for endpoint, value in gateway.weights.weights(task.pool).items():
-            weight.labels(str(task.task_id), str(endpoint)).set(value)
-    registry.register(_CallCollector(gateway.calls))
-    return generate_latest(registry)
+def _points(monitor: Monitor, tasks: list[str]) -> dict[str, list[dict[str, float | None]]]:
+    return {
+        name: [{"rate": p.rate, "error_rate": p.error_rate, "p99_s": p.p99_s} for p in points]
+        for name, points in monitor.plots(tasks).items()
+    }
 
 
-class _CallCollector(Collector):
-    """The instances' calls as one counter. gRPC statuses that map to HTTP 5xx, and no answer, are failures."""
-
-    def __init__(self, calls: CallCounts) -> None:
-        self._calls = calls
-
-    def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(
-            "dl_gateway_instance_calls",
-            "Calls by instance and outcome, a second behind and without a new task's first second",
-            labels=["task", "instance", "outcome"],
-        )
-        for pool, endpoint, ok, failed in self._calls.items():
-            task = pool.removeprefix("task-")
-            family.add_metric([task, str(endpoint), "ok"], ok)
-            family.add_metric([task, str(endpoint), "failed"], failed)
-        yield family
-
-
-async def _envoy_metrics(gateway: Gateway) -> bytes:
-    if gateway.envoy is None:
-        return b""
+async def _envoy_stats(envoy: EnvoyAdmin, filter_: str) -> Page:
+    # Only what a regular expression of names needs: the rest of the admin interface is not reached through here.
+    if len(filter_) > 200 or not all(c.isalnum() or c in "._-|^$()*+[]\\" for c in filter_):
+        return text_page(400, "the filter is a regular expression of at most 200 characters")
+    target = "/stats/prometheus?usedonly" + (f"&filter={filter_}" if filter_ else "")
     try:
-        return (await gateway.envoy.admin.call("/stats/prometheus?usedonly")).body
-    except OSError:
-        return b"# Envoy does not answer\n"
+        reply = await envoy.call(target)
+    except OSError as error:
+        return text_page(503, f"Envoy does not answer: {error}")
+    return Page(200 if reply.status == 200 else 503, metrics_text.CONTENT_TYPE, reply.body)

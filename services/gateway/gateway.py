@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from libs.balancing.controller import EndpointReport, WeightController
-from services.gateway import configuration
+from services.gateway import configuration, status_certificates
 from services.gateway.admin import AdminServer
 from services.gateway.admin_pages import pages
 from services.gateway.bootstrap import BootstrapOptions, bootstrap
@@ -26,11 +26,15 @@ from services.gateway.discovery import Discovery
 from services.gateway.listener import DRAIN_S, LISTENER, STATS, ListenerOptions, listener
 from services.gateway.listener_limits import DEFAULT_MAX_MESSAGE_BYTES
 from services.gateway.load_reports import CallCounts, LoadReports
+from services.gateway.metrics_counters import CounterFile
 from services.gateway.observe import collector_cluster
 from services.gateway.own_services import OwnServices
 from services.gateway.process import EnvoyProcess, reserve_port
 from services.gateway.resolver import Resolver
 from services.gateway.snapshot import Group, build, load_assignment, resolve
+from services.gateway.status import Overview
+from services.gateway.status_monitor import Monitor
+from services.gateway.status_monitor import Sources as Watched
 from services.gateway.table import Table
 from services.gateway.tls import secrets
 from services.gateway.watch import changes
@@ -83,6 +87,8 @@ class Gateway:
         self.discovery = Discovery()
         self.weights = WeightController()
         self.calls = CallCounts()
+        self.counters: CounterFile | None = None
+        self.started_at = time.time()
         self.resolver = Resolver(self._publish)
         self.envoy: EnvoyProcess | None = None
         self.restarts = 0
@@ -148,6 +154,7 @@ class Gateway:
                 host=self.options.listen_host,
                 port=self.listen_port,
                 max_message_bytes=self.options.max_message_bytes,
+                counters=self.counters.path if self.counters else None,
             ),
             self.table,
             self.files,
@@ -222,13 +229,47 @@ class Gateway:
                 f"cannot listen on {self.options.listen_host}:{self.options.listen_port}: {error.strerror};"
                 " choose another port with --listen, or stop what uses it"
             ) from None
-        with held:
+        with held, tempfile.TemporaryDirectory(prefix="dl-gateway-") as name:
             self.listen_port = held.getsockname()[1]
+            folder = Path(name)  # 0700: nobody else reaches the sockets
+            self.counters = CounterFile.create(folder / "calls", threads=self.options.concurrency)
             await self._load_first()
-            return await self._serve()
+            return await self._serve(folder)
 
-    async def _serve(self) -> int:
-        admin = AdminServer(pages(self))
+    def overview(self) -> Overview:
+        """What the status page says of the gateway as a whole."""
+        state = "draining" if self.draining else "serving" if self.ready else "starting"
+        return Overview(
+            listen=self.listen_text,
+            state=state,
+            ready=self.ready,
+            version="",
+            started_at=self.started_at,
+            sources=tuple(str(path) for path in self.files),
+            config_version=self.reload.version,
+            loaded_at=self.reload.loaded_at,
+            accepted=self.discovery.settled,
+            rejected=self.reload.rejected,
+            errors=tuple(self.reload.errors),
+            envoy_error=self.discovery.last_error,
+            unresolved=dict(self.resolver.errors),
+            envoy_pid=self.envoy.pid if self.envoy else None,
+            envoy_restarts=self.restarts,
+            certificates=status_certificates.expiries(self.table, self.files),
+        )
+
+    async def _serve(self, folder: Path) -> int:
+        watched = Watched(
+            overview=self.overview,
+            table=lambda: self.table,
+            groups=lambda: self.pools,
+            weights=self.weights.weights,
+            envoy=lambda: self.envoy.admin if self.envoy else None,
+            calls=self.calls,
+            counters=lambda: self.counters,
+        )
+        self.monitor = Monitor(watched)
+        admin = AdminServer(pages(self.monitor, watched))
         try:
             self.admin_port = await admin.start(self.options.admin_host, self.options.admin_port)
         except OSError as error:
@@ -237,8 +278,7 @@ class Gateway:
                 " choose another address with --admin"
             ) from None
         log.info("admin on http://%s:%d/", self.options.admin_host, self.admin_port)
-        with contextlib.closing(admin), tempfile.TemporaryDirectory(prefix="dl-gateway-") as name:
-            folder = Path(name)  # 0700: nobody else reaches the sockets
+        with contextlib.closing(admin):
             server = await self._serve_control(folder)
             try:
                 return await self._run_envoy(folder)
@@ -258,7 +298,9 @@ class Gateway:
 
     async def _serve_control(self, folder: Path) -> grpc.aio.Server:
         server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
-        server.add_generic_rpc_handlers((self.discovery.handler(), LoadReports(self._observe).handler()))
+        server.add_generic_rpc_handlers(
+            (self.discovery.handler(), LoadReports(self._observe, self.calls).handler())
+        )
         OwnServices(self.status_of).register(server)
         server.add_insecure_port(f"unix:{folder / 'control.sock'}")
         await server.start()
@@ -276,7 +318,7 @@ class Gateway:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, hang_up)
-        for work in (self._follow_file(), self.resolver.run()):
+        for work in (self._follow_file(), self.resolver.run(), self.monitor.run()):
             lasting = asyncio.create_task(work)
             lasting.add_done_callback(self._lasting_ended)
             background.add(lasting)

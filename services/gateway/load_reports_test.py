@@ -33,9 +33,9 @@ def test_calls_add_up_and_an_instance_that_left_is_forgotten() -> None:
     calls = CallCounts()
     for _ in range(2):
         calls.add({"task-1": [EndpointReport(A, 5, 1), EndpointReport(B, 1, 0)]})
-    assert list(calls.items()) == [("task-1", A, 10, 2), ("task-1", B, 2, 0)]
+    assert calls.attempts() == {("task-1", A): (10, 2), ("task-1", B): (2, 0)}
     calls.keep({"task-1": [B], "task-2": [A]})
-    assert list(calls.items()) == [("task-1", B, 2, 0)]
+    assert calls.attempts() == {("task-1", B): (2, 0)}
 
 
 async def test_envoy_is_asked_for_every_instance_and_its_reports_are_handed_on() -> None:

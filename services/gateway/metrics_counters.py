@@ -183,7 +183,9 @@ class CounterFile:
             + instance_slots * _INSTANCE_KEY_BYTES
             + blocks * (task_slots * task_bytes + instance_slots * instance_bytes + failure_bytes)
         )
-        head = _HEAD.pack(_MAGIC, size, blocks, task_slots, instance_slots, task_bytes, instance_bytes, failure_bytes)
+        head = _HEAD.pack(
+            _MAGIC, size, blocks, task_slots, instance_slots, task_bytes, instance_bytes, failure_bytes
+        )
         try:
             with path.open("rb") as file:
                 fits = file.read(len(head)) == head and os.fstat(file.fileno()).st_size == size
@@ -244,7 +246,9 @@ class CounterFile:
         found.sort(key=lambda call: -call.began)
         return found[:most]
 
-    def forget(self, keep_task: Callable[[str], bool], keep_instance: Callable[[str, Endpoint], bool]) -> None:
+    def forget(
+        self, keep_task: Callable[[str], bool], keep_instance: Callable[[str, Endpoint], bool]
+    ) -> None:
         """Gives back the room of tasks and instances that are gone, once half of the room is in use."""
         if 2 * len(self._task_names) > self._task_slots:
             for slot, name in list(self._task_names.items()):
@@ -288,7 +292,9 @@ class CounterFile:
         calls = sum(self._words[start] for start in starts)
         if before is not None and before.calls == calls:
             return before
-        parts = [TaskCounts(array("Q", self._words[start : start + _TASK_WORDS].tobytes())) for start in starts]
+        parts = [
+            TaskCounts(array("Q", self._words[start : start + _TASK_WORDS].tobytes())) for start in starts
+        ]
         counts = reduce(TaskCounts.plus, parts, NOTHING)
         counts.words[0] = calls
         self._seen[slot] = counts
@@ -313,7 +319,16 @@ def _failure(began_ns: int, us: int, flags: int, code: int, reason: int, *texts:
         text.partition(b"\0")[0].decode("utf-8", "replace") for text in texts
     )
     return FailedCall(
-        began_ns / 1e9, us / 1e6, code, REASONS[reason], task, pool, instance, caller, details, unquote(message)
+        began_ns / 1e9,
+        us / 1e6,
+        code,
+        REASONS[reason],
+        task,
+        pool,
+        instance,
+        caller,
+        details,
+        unquote(message),
     )
 
 
