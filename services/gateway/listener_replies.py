@@ -59,7 +59,9 @@ _BY_DETAILS: tuple[tuple[str, int, str], ...] = (
 
 def local_replies(max_message_bytes: int, *, closed: bool) -> Json:
     """The listener's `local_reply_config`. `closed`: some task asks who the caller is."""
-    mappers = [
+    # Before the flags: the route of unknown tasks leads to no cluster, which has a flag too.
+    mappers = [_reply(_status_is(404), 5, f"{_TASK} is not configured in this gateway")]
+    mappers += [
         _reply({"response_flag_filter": {"flags": list(flags)}}, status, message)
         for flags, status, message in _BY_FLAG
     ]
@@ -77,7 +79,6 @@ def local_replies(max_message_bytes: int, *, closed: bool) -> Json:
             for code, status in ((401, 16), (403, 7))
         ]
     mappers += [
-        _reply(_status_is(404), 5, f"{_TASK} is not configured in this gateway"),
         _reply(_status_is(413), 8, f"the request is larger than {max_message_bytes} bytes"),
         _reply(_status_is(408), 4, "the request did not arrive in time"),
         _reply(

@@ -125,9 +125,10 @@ def _control_route() -> Any:
 
 
 def _unknown_route() -> Any:
-    route = _Route()
-    route.match.prefix = "/"
-    route.direct_response.status = 404
+    # The way to no pool at all. A direct response would do as well, but Envoy's CORS filter looks only at routes that
+    # lead somewhere, and a web page's preflight request names no task.
+    route = _route("no-such-task")
+    route.route.cluster_not_found_response_code = route.route.NOT_FOUND
     return route
 
 

@@ -11,13 +11,14 @@ import base64
 import functools
 from typing import Any
 
-from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor import Descriptor, FileDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_health.v1 import health_pb2
 
 from libs.proto.services import WPAI_DESCRIPTOR
+from services.gateway import web_guard
 from services.gateway.access import KEY_HEADER
-from services.gateway.methods import METHODS, REFLECTION, TASK_HEADER
+from services.gateway.methods import HEALTH, METHODS, REFLECTION, TASK_HEADER
 from services.gateway.table import Edge
 from services.gateway.xds_messages import message_class, pack
 
@@ -25,6 +26,7 @@ Json = dict[str, Any]
 
 CORS, GRPC_WEB, JSON = "cors", "grpc_web", "json"  # names of the filters in the chain
 
+_POOL = WPAI_DESCRIPTOR.pool  # the entry's file imports those of the backends' services
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http."
 _CorsPolicy = message_class("envoy.extensions.filters.http.cors.v3.CorsPolicy")
 
@@ -53,15 +55,14 @@ def filters(edge: Edge, max_message_bytes: int) -> list[Json]:
             JSON,
             "grpc_json_transcoder.v3.GrpcJsonTranscoder",
             proto_descriptor_bin=base64.b64encode(descriptor_set()).decode(),
-            services=list(_services()),
+            services=[service.full_name for service in _services()],
             auto_mapping=True,
             convert_grpc_status=True,
-            # {"outputs": {}} and {"live": false} say more than {}.
-            print_options={"always_print_primitive_fields": True, "preserve_proto_field_names": False},
             max_request_body_size=max_message_bytes,
             max_response_body_size=max_message_bytes,
         ),
     ]
+    found.append(web_guard.filter_config(_answers(), _files()))
     if edge.cors_origins:
         found.insert(0, _filter(CORS, "cors.v3.Cors"))
     return found
@@ -77,6 +78,8 @@ def per_host(edge: Edge) -> dict[str, Any]:
         expose_headers=", ".join(_RESPONSE_HEADERS),
         max_age=str(_PREFLIGHT_S),
     )
+    policy.filter_enabled.default_value.numerator = 100
+    policy.forward_not_matching_preflights.value = False
     for origin in edge.cors_origins:
         matcher = policy.allow_origin_string_match.add()
         if origin == "*":
@@ -88,7 +91,10 @@ def per_host(edge: Edge) -> dict[str, Any]:
 
 @functools.cache
 def descriptor_set() -> bytes:
-    """The files of every service that speaks JSON, each after its imports, as a FileDescriptorSet."""
+    """The files of every service that speaks JSON, each after its imports, as a FileDescriptorSet.
+
+    Only their unary methods: a stream has no end at which its JSON could be looked at.
+    """
     found = FileDescriptorSet()
     seen: set[str] = set()
 
@@ -98,18 +104,42 @@ def descriptor_set() -> bytes:
         seen.add(file.name)
         for dependency in file.dependencies:
             add(dependency)
-        file.CopyToProto(found.file.add())
+        copy = found.file.add()
+        file.CopyToProto(copy)
+        for service in copy.service:
+            unary = [m for m in service.method if not (m.client_streaming or m.server_streaming)]
+            del service.method[:]
+            service.method.extend(unary)
 
-    # The entry's file imports those of the backends' services.
-    add(WPAI_DESCRIPTOR)
-    add(health_pb2.DESCRIPTOR)
+    for file in dict.fromkeys(service.file for service in _services()):
+        add(file)
     return found.SerializeToString(deterministic=True)
 
 
-def _services() -> tuple[str, ...]:
-    """Reflection is for gRPC tools: it streams, which JSON over HTTP does not."""
+def _services() -> list[ServiceDescriptor]:
+    """Those that speak JSON: all but reflection, which streams."""
     names = dict.fromkeys(method.path.split("/")[1] for method in METHODS)
-    return tuple(name for name in names if name not in REFLECTION)
+    health: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]
+    return [
+        health if name == HEALTH else _POOL.FindServiceByName(name)
+        for name in names
+        if name not in REFLECTION
+    ]
+
+
+def _answers() -> dict[str, Descriptor]:
+    """The types of the instances' answers by path; the gateway's own need no second look."""
+    return {
+        f"/{service.full_name}/{method.name}": method.output_type
+        for service in _services()
+        if service.full_name != HEALTH
+        for method in service.methods
+    }
+
+
+def _files() -> list[str]:
+    found = FileDescriptorSet.FromString(descriptor_set())
+    return [file.name for file in found.file if file.name != health_pb2.DESCRIPTOR.name]
 
 
 def _filter(name: str, type_name: str, **fields: Any) -> Json:
