@@ -153,14 +153,21 @@ def plain_envoy_at(program: str, backends: Sequence[Server], threads: int) -> It
 
 @contextlib.contextmanager
 def gateway(dist: Path, backends: Sequence[Server]) -> Iterator[Server]:
-    nodes = WORK / "nodes.txt"
+    with serving(dist, f"{TASK}=5000," + ",".join(b.address for b in backends) + "\n") as (server, _):
+        yield server
+
+
+@contextlib.contextmanager
+def serving(dist: Path, nodes: str, name: str = "gateway") -> Iterator[tuple[Server, Path]]:
+    """A gateway over a node file of this content; yields it and the file. Raises StartError."""
     with Processes(dist, WORK) as processes:
-        nodes.write_text(f"{TASK}=5000," + ",".join(b.address for b in backends) + "\n")
+        path = WORK / f"{name}.nodes.txt"
+        path.write_text(nodes)
         process = processes.start(
-            "gateway", "gateway", "serve", "--nodes", str(nodes), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+            name, "gateway", "serve", "--nodes", str(path), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
             "--concurrency", str(THREADS),
         )  # fmt: skip
-        yield Server(process.wait_ready(), process.pid)
+        yield Server(process.wait_ready(), process.pid), path
 
 
 @contextlib.contextmanager
