@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import socket
@@ -11,10 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.gateway.check import check
-from services.gateway.configuration import Sources
-from services.gateway.gateway import Gateway, GatewayOptions, StartError
 from services.gateway.listener_limits import DEFAULT_MAX_MESSAGE_BYTES
+
+# What a command needs is imported by it: the process that supervises the others stays small.
 
 _EPILOG = """\
 examples:
@@ -40,36 +38,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it reports every event of the folder
-    if args.command == "check":
-        return check(_sources(args))
-    return _serve(args)
+    return _serve(args) if args.command == "serve" else _check(args)
 
 
-def _sources(args: argparse.Namespace) -> Sources:
-    return Sources(nodes=args.nodes, config=args.config)
+def _check(args: argparse.Namespace) -> int:
+    from services.gateway.check import check
+    from services.gateway.configuration import Sources
+
+    return check(Sources(nodes=args.nodes, config=args.config))
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from services.gateway.supervisor import Place, StartError, Supervisor, SupervisorOptions
+    from services.gateway.supervisor_envoy import EnvoyOptions
+
     listen_host, listen_port = args.listen
     admin_host, admin_port = args.admin
-    options = GatewayOptions(
-        sources=_sources(args),
+
+    def control(place: Place) -> int:
+        """In a process of its own."""
+        from services.gateway import control
+        from services.gateway.configuration import Sources
+        from services.gateway.gateway import GatewayOptions
+
+        options = GatewayOptions(
+            sources=Sources(nodes=args.nodes, config=args.config),
+            listen_host=listen_host,
+            concurrency=args.concurrency,
+            max_message_bytes=args.max_message_bytes,
+        )
+        return control.main(options, place)
+
+    options = SupervisorOptions(
         listen_host=listen_host,
         listen_port=listen_port,
         admin_host=admin_host,
         admin_port=admin_port,
-        concurrency=args.concurrency,
-        max_message_bytes=args.max_message_bytes,
         drain_grace_s=args.drain_grace,
         drain_deadline_s=args.drain_deadline,
-        envoy_log_level=args.envoy_log_level,
+        envoy=EnvoyOptions(args.concurrency, args.envoy_log_level),
     )
-
-    async def run() -> int:
-        return await Gateway(options).run()
-
     try:
-        return asyncio.run(run())
+        return Supervisor(options, control).run()
     except StartError as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 2

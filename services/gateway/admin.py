@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import socket
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -58,11 +59,9 @@ class AdminServer:
         self._pages = pages
         self._server: asyncio.Server | None = None
 
-    async def start(self, host: str, port: int) -> int:
-        """Listens; the port taken. Raises OSError."""
-        self._server = await asyncio.start_server(self._serve, host, port, limit=_MAX_HEAD_BYTES)
-        taken: int = self._server.sockets[0].getsockname()[1]
-        return taken
+    async def start(self, listening: socket.socket) -> None:
+        """Takes requests on a socket that listens already, and owns it from here on."""
+        self._server = await asyncio.start_server(self._serve, sock=listening, limit=_MAX_HEAD_BYTES)
 
     def close(self) -> None:
         if self._server is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from services.gateway.listener import ROUTES
+from services.gateway.names import ROUTES
 from services.gateway.snapshot import Resource, Snapshot
 from services.gateway.xds_messages import message_class, stream_handler
 

@@ -20,6 +20,7 @@ from services.gateway.testing import (
     Answer,
     Backend,
     GatewayProcess,
+    Load,
     backends,
     environment,
     eventually,
@@ -59,7 +60,7 @@ def nodes(tmp_path: Path) -> Path:
 def test_check_accepts_a_good_file(nodes: Path) -> None:
     done = gateway_command("check", "--nodes", str(nodes))
     assert done.returncode == 0
-    assert "1 tasks, 1 instances, no errors" in done.stdout
+    assert "1 tasks, 1 pools, 1 instances, no errors" in done.stdout
 
 
 def test_check_and_serve_print_every_error_and_exit_2(nodes: Path) -> None:
@@ -166,23 +167,128 @@ def test_a_crashed_envoy_is_started_again_with_the_table_on_the_same_port(nodes:
             assert "starting it again" in gateway.log
 
 
-def test_envoy_does_not_outlive_a_killed_control_plane(nodes: Path) -> None:
+def descendants(pid: int) -> set[int]:
+    """All processes below one."""
+    found: set[int] = set()
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found |= {int(child)} | descendants(int(child))
+    return found
+
+
+def control_of(gateway: GatewayProcess) -> int:
+    """The control plane's process."""
+    (pid,) = descendants(gateway.process.pid) - {gateway.status()["gateway"]["envoy_pid"]}
+    return pid
+
+
+def test_a_killed_supervisor_leaves_nothing_and_the_next_one_cleans_up(
+    nodes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     gateway = GatewayProcess(nodes)
-    envoy = gateway.status()["gateway"]["envoy_pid"]
+    children = descendants(gateway.process.pid)
+    assert len(children) == 2
     gateway.kill()
     gateway.channel.close()
-    eventually(lambda: ended(envoy), "Envoy ended too", 5)
+    eventually(lambda: all(map(ended, children)), "both ended too", 5)
+    (left,) = tmp_path.glob("dl-gateway-*")
+    with GatewayProcess(nodes):
+        assert not left.exists()
+        assert len(list(tmp_path.glob("dl-gateway-*"))) == 1
+    assert not list(tmp_path.glob("dl-gateway-*"))
 
 
-def test_envoy_serves_on_while_the_control_plane_is_frozen(nodes: Path) -> None:
+def test_a_killed_control_plane_comes_back_under_load_and_loses_no_call(nodes: Path) -> None:
+    with backends(2) as (one, two):
+        nodes.write_text(f"69=5000,{one.address},{two.address}\n")
+        with GatewayProcess(nodes) as gateway:
+            with Load(lambda: gateway.predict("a-69"), threads=4) as load:
+                for _ in range(3):
+                    time.sleep(0.5)
+                    before = control_of(gateway)
+                    os.kill(before, signal.SIGKILL)
+                    eventually(
+                        lambda: control_of_or_none(gateway) not in (None, before), "another one"
+                    )  # noqa: B023
+                eventually(lambda: gateway.status()["config"]["accepted"], "Envoy took the new stream")
+                gateway.write_nodes(f"69=5000,{one.address}\n70=5000,{two.address}\n")
+                eventually(lambda: gateway.predict("a-70").code == grpc.StatusCode.OK, "an edit works")
+            assert load.failures() == []
+            assert gateway.status()["config"]["version"] == 2
+            assert "the control plane ended with status -9" in gateway.log
+
+
+def control_of_or_none(gateway: GatewayProcess) -> int | None:
+    try:
+        return control_of(gateway)
+    except (OSError, ValueError):  # between two of them
+        return None
+
+
+def test_a_control_plane_that_starts_again_on_a_bad_file_goes_on_with_what_envoy_has(nodes: Path) -> None:
     with backends(1) as (server,):
         nodes.write_text(f"69=5000,{server.address}\n")
         with GatewayProcess(nodes) as gateway:
-            gateway.process.send_signal(signal.SIGSTOP)
-            try:
-                assert {gateway.predict("a-69").code for _ in range(100)} == {grpc.StatusCode.OK}
-            finally:
-                gateway.process.send_signal(signal.SIGCONT)
+            gateway.write_nodes("nonsense")
+            eventually(lambda: gateway.status()["config"]["rejected"] == 1, "the edit was seen")
+            before = gateway.status()["gateway"]
+            os.kill(control_of(gateway), signal.SIGKILL)
+            eventually(lambda: control_of_or_none(gateway) is not None, "another one")
+            # Not even a new Envoy lacks the table.
+            os.kill(before["envoy_pid"], signal.SIGKILL)
+            eventually(lambda: gateway.predict("a-69").code == grpc.StatusCode.OK, "Envoy has the table", 15)
+            assert gateway.status()["config"]["errors"]
+            gateway.write_nodes(f"70=5000,{server.address}\n")
+            eventually(lambda: gateway.predict("a-70").code == grpc.StatusCode.OK, "an edit works")
+            assert not gateway.status()["config"]["errors"]
+
+
+def test_a_frozen_control_plane_is_replaced_while_envoy_serves_on(nodes: Path) -> None:
+    with backends(1) as (server,):
+        nodes.write_text(f"69=5000,{server.address}\n")
+        with GatewayProcess(nodes) as gateway, Load(lambda: gateway.predict("a-69"), threads=2) as load:
+            frozen = control_of(gateway)
+            os.kill(frozen, signal.SIGSTOP)
+            eventually(lambda: "the control plane hangs" in gateway.log, "it was noticed", 20)
+            eventually(lambda: control_of_or_none(gateway) not in (None, frozen), "another one")
+            gateway.write_nodes(f"70=5000,{server.address}\n69=5000,{server.address}\n")
+            eventually(lambda: gateway.predict("a-70").code == grpc.StatusCode.OK, "an edit works")
+        assert load.failures() == []
+
+
+def test_both_children_killed_at_once_come_back(nodes: Path) -> None:
+    with backends(1) as (server,):
+        nodes.write_text(f"69=5000,{server.address}\n")
+        with GatewayProcess(nodes) as gateway:
+            for child in descendants(gateway.process.pid):
+                os.kill(child, signal.SIGKILL)
+            eventually(lambda: gateway.predict("a-69").code == grpc.StatusCode.OK, "it answers again", 15)
+
+
+def test_a_gateway_ends_in_order_while_its_control_plane_is_frozen(nodes: Path) -> None:
+    with Backend() as server:
+        server.delay_s = 1.0
+        nodes.write_text(f"69=5000,{server.address}\n")
+        with GatewayProcess(nodes) as gateway:
+            os.kill(control_of(gateway), signal.SIGSTOP)
+            answers: list[Answer] = []
+            thread = threading.Thread(target=lambda: answers.append(gateway.predict("a-69")))
+            thread.start()
+            eventually(lambda: len(server.calls) == 1, "the call is at the backend")
+            gateway.terminate()
+            assert gateway.wait() == 0
+            thread.join(5)
+            assert answers[0].code == grpc.StatusCode.OK
+
+
+def test_a_long_tmpdir_is_no_hindrance(nodes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    with backends(1) as (server,):
+        nodes.write_text(f"69=5000,{server.address}\n")
+        with GatewayProcess(nodes) as gateway:
+            assert gateway.predict("a-69").code == grpc.StatusCode.OK
 
 
 def test_sighup_reloads(nodes: Path) -> None:

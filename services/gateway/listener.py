@@ -22,20 +22,15 @@ from services.gateway.listener_limits import (
     HANDSHAKE_TIMEOUT,
 )
 from services.gateway.listener_replies import local_replies
+from services.gateway.names import DRAIN_S, LISTENER, ROUTES, STATS
 from services.gateway.table import Table
 from services.gateway.xds_messages import parse
 
 Json = dict[str, Any]
 Files = Mapping[Path, bytes]
 
-LISTENER = "public"
-ROUTES = "tasks"  # the name of the route configuration
-STATS = "public"  # prefix of the listener's statistics: http.public.*
-
 _TYPE = "type.googleapis.com/"
 _HTTP = _TYPE + "envoy.extensions.filters.http."
-
-DRAIN_S = 1  # from telling callers to go elsewhere until it is final
 
 
 @dataclass(frozen=True, slots=True)

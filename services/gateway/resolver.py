@@ -8,7 +8,7 @@ import ipaddress
 import logging
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,10 @@ class Resolver:
     def errors(self) -> Mapping[str, str]:
         """Names that the last look-up failed for, and why."""
         return self._errors
+
+    def remember(self, addresses: Mapping[str, Sequence[str]]) -> None:
+        """What the names were known to be; `run` looks them up again soon."""
+        self._addresses = {name: tuple(found) for name, found in addresses.items()}
 
     async def use(self, names: frozenset[str]) -> None:
         """Makes the names exactly these; returns when each new one was looked up, well or not.

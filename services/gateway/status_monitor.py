@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from libs.balancing.endpoint import Endpoint
 from services.gateway import status
-from services.gateway.listener import STATS
+from services.gateway.names import STATS
 from services.gateway.load_reports import CallCounts
 from services.gateway.metrics_counters import CounterFile, InstanceCounts, TaskCounts
 from services.gateway.metrics_page import Numbers

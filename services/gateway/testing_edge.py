@@ -16,12 +16,14 @@ import grpc
 from libs.balancing.endpoint import Endpoint
 from services.gateway.bootstrap import BootstrapOptions, bootstrap
 from services.gateway.discovery import Discovery
-from services.gateway.listener import DRAIN_S, LISTENER, ListenerOptions, listener
+from services.gateway.listener import ListenerOptions, listener
+from services.gateway.names import LISTENER
 from services.gateway.observe import collector_cluster
 from services.gateway.own_services import OwnServices
-from services.gateway.process import EnvoyProcess, reserve_port
 from services.gateway.snapshot import build, resolve
+from services.gateway.supervisor_ports import reserve_port
 from services.gateway.table import Edge, Pool, Table, Task
+from services.gateway.testing_envoy import EnvoyProcess
 from services.gateway.tls import secrets
 
 _T = TypeVar("_T")
@@ -119,7 +121,6 @@ class EdgeEnvoy:
             folder,
             str(admin),
             concurrency=1,
-            drain_s=DRAIN_S,
             log_level="warning",
         )
         await self._settled()

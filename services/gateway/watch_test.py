@@ -14,11 +14,14 @@ from services.gateway.watch import changes
 
 @contextlib.asynccontextmanager
 async def watching(path: Path) -> AsyncIterator[asyncio.Queue[bytes]]:
+    """The file's contents as they change."""
     found: asyncio.Queue[bytes] = asyncio.Queue()
+    known: dict[Path, bytes | None] = {path: path.read_bytes()}
 
     async def follow() -> None:
-        async for data in changes(path, path.read_bytes()):
-            found.put_nowait(data)
+        async for contents in changes(lambda: known):
+            known.update(contents)
+            found.put_nowait(contents[path] or b"")
 
     task = asyncio.create_task(follow())
     await asyncio.sleep(0.3)  # the watch is set up on a thread, and nothing tells when
@@ -107,11 +110,33 @@ async def test_a_folder_that_is_not_there_yet_is_waited_for(
 ) -> None:
     monkeypatch.setattr(watch, "RETRY_S", 0.1)
     path = tmp_path / "later" / "nodes.txt"
-    found = changes(path, None)
+    found = changes(lambda: {path: None})
     first = asyncio.ensure_future(anext(found))
     await asyncio.sleep(0.3)
     path.parent.mkdir()
     path.write_bytes(b"1")
     async with asyncio.timeout(10):
-        assert await first == b"1"
+        assert await first == {path: b"1"}
     await found.aclose()
+
+
+async def test_files_that_are_named_later_are_followed_wherever_they_are(tmp_path: Path) -> None:
+    main, key = tmp_path / "gateway.toml", tmp_path / "elsewhere" / "key.pem"
+    key.parent.mkdir()
+    main.write_bytes(b"1")
+    key.write_bytes(b"k1")
+    known: dict[Path, bytes | None] = {main: b"1"}
+    found = changes(lambda: known)
+    try:
+        async with asyncio.timeout(20):
+            first = asyncio.ensure_future(anext(found))
+            await asyncio.sleep(0.3)
+            main.write_bytes(b"2")
+            assert await first == {main: b"2"}
+            known = {main: b"2", key: b"k1"}
+            second = asyncio.ensure_future(anext(found))
+            await asyncio.sleep(0.3)
+            key.write_bytes(b"k2")
+            assert await second == {main: b"2", key: b"k2"}
+    finally:
+        await found.aclose()

