@@ -4,6 +4,7 @@
 // The headers of a call wait until its message has named its task, which its first frame nearly always does; then
 // everything flows. Runs on Envoy's worker threads: it never blocks, and a hook's work is bounded by the bytes it got.
 
+#include "body.h"
 #include "envoy_abi.h"
 #include "inflate.h"
 #include "methods.h"
@@ -29,6 +30,7 @@ enum { PACKED_EXTRA = 1024 };
 
 // The values of x-dl-task are task ids, and this for calls that the gateway's own services answer.
 static const struct text TASK_HEADER = {"x-dl-task", 9}, CONTROL = {"gateway", 7};
+static const struct text NOTHING = {"", 0};
 static const struct text PATH = {":path", 5}, CONTENT_TYPE = {"content-type", 12}, ENCODING = {"grpc-encoding", 13};
 
 enum stage {
@@ -118,16 +120,18 @@ static void set_header(void *stream, struct text name, struct text value) {
     envoy_dynamic_module_callback_http_set_header(stream, ENVOY_REQUEST_HEADERS, name, value);
 }
 
-// Sends the call on its way: the route is chosen again, by the headers as they are now.
-static void route(void *stream, const struct method *method, struct text task) {
-    set_header(stream, TASK_HEADER, task);
-    if (!text_equal(method->path, method->target)) set_header(stream, PATH, method->target);
-    envoy_dynamic_module_callback_http_clear_route_cache(stream);
+// Sends the call on its way. `given` is what x-dl-task said. The route was chosen by the headers as they came, so it is
+// chosen again when they change.
+static void route(void *stream, const struct method *method, struct text task, struct text given) {
+    bool other_task = !text_equal(task, given), other_path = !text_equal(method->path, method->target);
+    if (other_task) set_header(stream, TASK_HEADER, task);
+    if (other_path) set_header(stream, PATH, method->target);
+    if (other_task || other_path) envoy_dynamic_module_callback_http_clear_route_cache(stream);
 }
 
-static void route_to_task(void *stream, const struct method *method, uint32_t task) {
+static void route_to_task(void *stream, const struct method *method, uint32_t task, struct text given) {
     char digits[DECIMAL_SIZE];
-    route(stream, method, decimal(task, digits));
+    route(stream, method, decimal(task, digits), given);
 }
 
 static bool is_grpc(struct text content_type) {
@@ -180,7 +184,7 @@ enum envoy_headers_status envoy_dynamic_module_on_http_filter_request_headers(
     }
     struct text given = header(stream, TASK_HEADER, &count);
     if (method->kind == BY_GATEWAY || (method->kind == BY_EITHER && count == 0)) {
-        route(stream, method, CONTROL);
+        route(stream, method, CONTROL, given);
         call->stage = STREAMING;
         return ENVOY_HEADERS_CONTINUE;
     }
@@ -192,7 +196,7 @@ enum envoy_headers_status envoy_dynamic_module_on_http_filter_request_headers(
             );
             return ENVOY_HEADERS_STOP;
         }
-        route_to_task(stream, method, task);
+        route_to_task(stream, method, task, given);
         call->given = true;
         if (method->streaming) {
             call->stage = STREAMING;
@@ -209,45 +213,6 @@ enum envoy_headers_status envoy_dynamic_module_on_http_filter_request_headers(
 }
 
 // --- body ---
-
-// The pieces that a body is in. Few as a rule; a filter before this one can make them many.
-struct pieces {
-    struct text few[16];
-    struct text *all;
-    size_t count;
-};
-
-static void pieces_get(struct pieces *pieces, void *stream, int body) {
-    pieces->all = pieces->few;
-    pieces->count = envoy_dynamic_module_callback_http_get_body_chunks_size(stream, body);
-    if (pieces->count > sizeof pieces->few / sizeof *pieces->few) {
-        pieces->all = malloc(pieces->count * sizeof *pieces->all);
-        if (pieces->all == NULL) abort(); // as Envoy does without memory
-    }
-    if (pieces->count > 0) envoy_dynamic_module_callback_http_get_body_chunks(stream, body, pieces->all);
-}
-
-static void pieces_free(struct pieces *pieces) {
-    if (pieces->all != pieces->few) free(pieces->all);
-}
-
-// Copies `size` bytes of the body, from the position `from` on, which all have arrived.
-static void gather(void *stream, size_t from, uint8_t *out, size_t size) {
-    for (int body = ENVOY_BUFFERED_REQUEST_BODY; body >= ENVOY_RECEIVED_REQUEST_BODY && size > 0; body--) {
-        struct pieces pieces;
-        pieces_get(&pieces, stream, body);
-        for (size_t i = 0; i < pieces.count && size > 0; i++) {
-            struct text piece = pieces.all[i];
-            size_t skipped = from < piece.length ? from : piece.length;
-            from -= skipped;
-            size_t copied = piece.length - skipped < size ? piece.length - skipped : size;
-            memcpy(out, piece.bytes + skipped, copied);
-            out += copied;
-            size -= copied;
-        }
-        pieces_free(&pieces);
-    }
-}
 
 // A whole prefix was read. False when the call was refused.
 static bool prefix_complete(void *stream, struct call *call) {
@@ -294,7 +259,7 @@ static bool decide(void *stream, struct call *call, enum route_verdict verdict) 
         refuse_key(stream, call);
         return false;
     }
-    route_to_task(stream, call->method, call->key.task);
+    route_to_task(stream, call->method, call->key.task, NOTHING);
     call->stage = ROUTED;
     return true;
 }
@@ -322,7 +287,7 @@ static bool unpack(void *stream, struct call *call) {
         if (arrived < wanted) return true;
         uint8_t *packed = malloc(wanted + room);
         if (packed == NULL) abort();
-        gather(stream, PREFIX, packed, wanted);
+        body_copy(stream, PREFIX, packed, wanted);
         enum inflate_end end;
         size_t unpacked = inflate_head((enum inflate_format)call->format, packed, wanted, packed + wanted, room, &end);
         // Of a message that goes on the length is not known: a field may reach beyond what was unpacked.

@@ -137,7 +137,9 @@ def test_what_is_not_gzip_gives_nothing(head: bytes) -> None:
 
 def test_a_gzip_header_with_everything_in_it() -> None:
     flags = 2 | 4 | 8 | 16  # header checksum, extra field, name, comment
-    header = b"\x1f\x8b\x08" + bytes([flags]) + bytes(6) + b"\x03\x00abc" + b"name\0" + b"comment\0" + b"\x01\x02"
+    header = (
+        b"\x1f\x8b\x08" + bytes([flags]) + bytes(6) + b"\x03\x00abc" + b"name\0" + b"comment\0" + b"\x01\x02"
+    )
     raw = packed(b"textcnn-69", Format.RAW)
     assert inflate(Format.GZIP, header + raw, 100) == (b"textcnn-69", End.WHOLE)
     assert inflate(Format.GZIP, gzip.compress(b"textcnn-69"), 100) == (b"textcnn-69", End.WHOLE)

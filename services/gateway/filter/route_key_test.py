@@ -135,7 +135,9 @@ def plainly(kind: Kind, message: bytes) -> tuple[Verdict, int]:
 
 def sample(rng: random.Random, kind: Kind) -> bytes:
     """A message as callers send it, with other fields around and unusual values among the usual."""
-    name = rng.choice(("textcnn-69", "69", "a", "", "a-0", "x" * rng.randrange(100) + "-7", "中-2147483647", "-2147483648"))
+    name = rng.choice(
+        ("textcnn-69", "69", "a", "", "a-0", "x" * rng.randrange(100) + "-7", "中-2147483647", "-2147483648")
+    )
     if kind in TAGGED:
         seldon = messages.SeldonMessage()
         if rng.random() < 0.7:
@@ -155,7 +157,9 @@ def sample(rng: random.Random, kind: Kind) -> bytes:
         body: bytes = seldon.SerializeToString()
         return field_bytes(1, body) if kind == Kind.FEEDBACK else body
     if kind == Kind.NAME:
-        infer = messages.ModelInferRequest(model_name=name, id="1", raw_input_contents=[bytes(rng.randrange(40))])
+        infer = messages.ModelInferRequest(
+            model_name=name, id="1", raw_input_contents=[bytes(rng.randrange(40))]
+        )
         return bytes(infer.SerializeToString())
     request = messages.PredictRequest()
     request.model_spec.name = name
@@ -217,8 +221,12 @@ FIELD = st.one_of(
     st.tuples(st.integers(1, 6), st.binary(max_size=12)).map(lambda f: field_bytes(*f)),
     st.tuples(st.integers(1, 6), st.integers(0, 2**64 - 1)).map(lambda f: varint(f[0] << 3) + varint(f[1])),
     st.tuples(st.integers(1, 6), st.floats()).map(lambda f: varint(f[0] << 3 | 1) + struct.pack("<d", f[1])),
-    st.tuples(st.integers(1, 6), st.binary(min_size=4, max_size=4)).map(lambda f: varint(f[0] << 3 | 5) + f[1]),
-    st.sampled_from([field_bytes(1, b"taskId"), field_bytes(3, b"69"), varint(2 << 3 | 1) + struct.pack("<d", 7.0)]),
+    st.tuples(st.integers(1, 6), st.binary(min_size=4, max_size=4)).map(
+        lambda f: varint(f[0] << 3 | 5) + f[1]
+    ),
+    st.sampled_from(
+        [field_bytes(1, b"taskId"), field_bytes(3, b"69"), varint(2 << 3 | 1) + struct.pack("<d", 7.0)]
+    ),
 )
 NESTED = st.recursive(
     st.lists(FIELD, max_size=3).map(b"".join),
@@ -327,7 +335,11 @@ def test_a_name_of_any_length_is_read_at_its_end() -> None:
         (Kind.NAME, b"", "the request has no model_name"),
         (Kind.SPEC, field_bytes(1, b""), "the request has no model_spec.name"),
         (Kind.TASKS, b"", "the request has no tasks[0].model_spec.name"),
-        (Kind.META, field_bytes(2, b""), "the request has no meta.tags['taskId']; set it to the task's number"),
+        (
+            Kind.META,
+            field_bytes(2, b""),
+            "the request has no meta.tags['taskId']; set it to the task's number",
+        ),
         (Kind.NAME, b"\x00", "the request is not a valid protobuf message"),
         (
             Kind.NAME,
