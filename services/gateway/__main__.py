@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from services.gateway.configuration_commands import add_parsers
 from services.gateway.listener_limits import DEFAULT_MAX_MESSAGE_BYTES
 
 # What a command needs is imported by it: the process that supervises the others stays small.
@@ -17,13 +18,15 @@ from services.gateway.listener_limits import DEFAULT_MAX_MESSAGE_BYTES
 _EPILOG = """\
 examples:
   gateway serve --nodes nodefile.txt --listen 0.0.0.0:8080 --admin 127.0.0.1:9901
-  gateway check --nodes nodefile.txt
+  gateway serve --config gateway.toml
+  gateway check --config gateway.toml
+  gateway explain --nodes nodefile.txt --model textcnn-69
 
 a node file has one task a line: the task id, the longest that a call may take in milliseconds, its instances:
   69=100,10.0.0.7:8500,10.0.0.8:8500     # textcnn, two instances
   39=1000,digits.models.svc:8866         # a name may stand for many instances; it is resolved every 5 s
-edit the file while the gateway runs: the change is live within a second, and a file with an error changes
-nothing.
+a gateway.toml says what a node file cannot: policies, weights, canaries, shadows, fallbacks, limits, TLS, keys.
+edit either file while the gateway runs: the change is live within a second, and one with an error changes nothing.
 """
 
 
@@ -38,14 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it reports every event of the folder
-    return _serve(args) if args.command == "serve" else _check(args)
-
-
-def _check(args: argparse.Namespace) -> int:
-    from services.gateway.check import check
-    from services.gateway.configuration import Sources
-
-    return check(Sources(nodes=args.nodes, config=args.config))
+    return _serve(args) if args.command == "serve" else int(args.run(args))
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -149,11 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         help="after that: how long calls in flight may take to finish (default 15)",
     )
     serve.add_argument("--envoy-log-level", default="warning", help="trace, debug, info, warning, error, off")
-    commands.add_parser(
-        "check",
-        parents=[sources],
-        help="validate a configuration: every error with its line; status 2 if there is one",
-    )
+    add_parsers(commands, sources)
     return parser
 
 

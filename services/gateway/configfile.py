@@ -88,9 +88,10 @@ class TaskSays:
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A whole `gateway.toml`. `nodes` is absolute."""
+    """A whole `gateway.toml`. `nodes` is absolute. Of one that is not `readable` nothing but errors is known."""
 
     errors: Errors
+    readable: bool = True
     nodes: Path | None = None
     defaults: TaskSays = field(default_factory=lambda: TaskSays((), PoolSays(())))
     pools: Mapping[str, PoolSays] = field(default_factory=dict)
@@ -120,7 +121,7 @@ def read(data: bytes, path: Path) -> ConfigFile:
 def _unreadable(path: Path, error: ConfigError) -> ConfigFile:
     errors = Errors(path, Lines(""))
     errors.found.append(error)
-    return ConfigFile(errors)
+    return ConfigFile(errors, readable=False)
 
 
 _PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")

@@ -50,7 +50,6 @@ def load(sources: Sources, read: Read = Path.read_bytes) -> Loaded:
     files = Files(read)
     errors: list[ConfigError] = []
     config = _config(sources, files)
-    readable = not config.errors.found  # in itself: what its parts say of each other comes later
     nodes = sources.nodes or config.nodes
     if sources.nodes is not None and config.nodes not in (None, sources.nodes.absolute()):
         config.errors.add(("nodes",), "is given by --nodes too", "one node file", "leave out one of the two")
@@ -63,7 +62,7 @@ def load(sources: Sources, read: Read = Path.read_bytes) -> Loaded:
             errors.append(ConfigError(nodes, 0, "file", files.problem(nodes), "a node file"))
         else:
             config.errors.add(("nodes",), f"{nodes}: {files.problem(nodes)}", "a node file")
-    table = merge(config, nodes, lines, whole=readable and not errors)
+    table = merge(config, nodes, lines, whole=config.readable and not errors)
     for keys, path in config.errors.files:
         if files.get(path) is None:
             config.errors.add(keys, f"{path}: {files.problem(path)}", "a file that can be read")
@@ -81,7 +80,7 @@ def _config(sources: Sources, files: Files) -> ConfigFile:
     data = files.get(sources.config)
     if data is not None:
         return configfile.read(data, sources.config)
-    nothing = ConfigFile(Errors(sources.config, Lines("")))
+    nothing = ConfigFile(Errors(sources.config, Lines("")), readable=False)
     nothing.errors.add((), files.problem(sources.config), "a gateway.toml")
     return nothing
 
