@@ -95,7 +95,7 @@ class CallCounts:
 
 
 class LoadReports:
-    """Asks every Envoy for per-instance reports and hands them to the observer; `calls` gets those in flight."""
+    """Asks every Envoy for per-instance reports, counts them into `calls`, and hands them to the observer."""
 
     def __init__(
         self, observe: Observer, calls: CallCounts | None = None, interval_ms: int = INTERVAL_MS
@@ -123,6 +123,8 @@ class LoadReports:
                     self._calls.set_in_flight(envoy, in_flight_of(request))
                 pools = reports_of(request)
                 if pools:
+                    if self._calls is not None:
+                        self._calls.add(pools)
                     self._observe(pools)
         finally:
             if self._calls is not None:

@@ -113,7 +113,7 @@ def _head(document: Json) -> str:
     loaded = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(config["loaded_at"]))
     facts = [
         f"up {status_parts.span(gateway['uptime_s'])}",
-        f"version {gateway['version']}",
+        *([f"version {gateway['version']}"] if gateway["version"] else []),
         f"configuration {config['version']} of {loaded}"
         + ("" if config["accepted"] else ", on its way to Envoy")
         + (f", {config['rejected']} edits rejected" if config["rejected"] else ""),

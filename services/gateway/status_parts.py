@@ -25,14 +25,18 @@ b.good,.good{color:var(--good)}b.bad,.bad{color:var(--bad)}.warn{color:var(--war
 .tile{background:var(--card);border-radius:8px;padding:.55rem .9rem;min-width:104px}
 .tile span{display:block;color:var(--dim);font-size:.8rem}.tile strong{font-size:1.3rem;font-weight:600;
 font-variant-numeric:tabular-nums}.tile small{color:var(--dim)}
-.tile.wide{flex:1;min-width:260px;max-width:420px}
+.charts{display:grid;grid-template-columns:1fr 1fr;gap:.7rem;margin:-.4rem 0 1.2rem}
+.chart{background:var(--card);border-radius:8px;padding:.55rem .9rem}.chart svg{width:100%;margin:.3rem 0 .1rem}
+.chart div{display:flex;justify-content:space-between;color:var(--dim);font-size:.8rem}
+@media(max-width:800px){.charts{grid-template-columns:1fr}}
+svg *{vector-effect:non-scaling-stroke}
 svg{display:block}svg .a{fill:var(--plot);opacity:.18}svg .l{fill:none;stroke:var(--plot);stroke-width:1.4}
 svg .e{fill:none;stroke:var(--bad);stroke-width:1.4}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;margin:.5rem 0 1.2rem;font-variant-numeric:tabular-nums}
 th{color:var(--dim);font-weight:500;font-size:.8rem;text-align:left;border-bottom:1px solid var(--line)}
 td,th{padding:.22rem .6rem;white-space:nowrap;vertical-align:middle}td.n,th.n{text-align:right}
-tr.t td{border-top:1px solid var(--line)}tr.t td:first-child{font-weight:600}
+tr.t td,tr.f td{border-top:1px solid var(--line)}tr.t td:first-child{font-weight:600}
 tr.i td{color:var(--dim);font-size:.92em;padding-top:.08rem;padding-bottom:.08rem}tr.i td:first-child{padding-left:1.6rem}
 tr.i td.bad{color:var(--bad)}tr.i td.warn{color:var(--warn)}
 .js tr.t{cursor:pointer}.js tbody.closed tr.i{display:none}
@@ -102,18 +106,19 @@ def totals(document: Json) -> str:
         for name, value, more, mood in tiles
     )
     return (
-        f"<div class=tiles>{drawn}"
-        + _big("requests/s and errors/s, five minutes", plot, ("rate", "error_rate"), number)
-        + _big("p99, five minutes", plot, ("p99_s",), lambda seconds: ms(seconds * 1000))
+        f"<div class=tiles>{drawn}</div><div class=charts>"
+        + _chart("requests/s, errors/s", plot, ("rate", "error_rate"), number)
+        + _chart("p99", plot, ("p99_s",), lambda seconds: ms(seconds * 1000))
         + "</div>"
     )
 
 
-def _big(title: str, plot: Plot, keys: Sequence[str], said: Callable[[float], str]) -> str:
+def _chart(title: str, plot: Plot, keys: Sequence[str], said: Callable[[float], str]) -> str:
     highest = max((point[key] or 0 for point in plot for key in keys), default=0)
+    drawn = spark(plot, keys, width=600, height=70).replace("<svg", "<svg preserveAspectRatio=none", 1)
     return (
-        f"<div class='tile wide'><span>{title}; up to {said(highest)}</span>"
-        f"{spark(plot, keys, width=390, height=48)}</div>"
+        f"<div class=chart><div><span>{title}</span><span>highest {said(highest)}</span></div>{drawn}"
+        "<div><span>5 minutes ago</span><span>now</span></div></div>"
     )
 
 
@@ -148,7 +153,7 @@ def tasks(document: Json, names: Sequence[str]) -> str:
         return "<p class=dim>No task matches.</p>"
     head = (
         "<tr><th>task<th>state<th class=n>requests/s<th class=n>errors<th class=n>p50<th class=n>p99"
-        "<th class=n>in flight<th class=n>weight<th>requests/s and errors/s, p99<th class=n>timeout</tr>"
+        "<th class=n>in flight<th class=n>weight<th>calls and errors<th>p99<th class=n>timeout</tr>"
     )
     bodies = [_task(document, name, few=len(names) <= _OPEN) for name in names]
     return f"<div class=scroll><table><thead>{head}</thead>{''.join(bodies)}</table></div>"
@@ -167,13 +172,13 @@ def _task(document: Json, name: str, *, few: bool) -> str:
         f"<td class=n>{number(short['rate'])}<td class='n {_mood(short)}' title='{escape(reasons)}'>"
         f"{percent(short['error_ratio'])}<td class=n>{ms(short['p50_ms'])}<td class=n>{ms(short['p99_ms'])}"
         f"<td class=n>{sum(i['in_flight'] for _, i in instances)}<td class=n>"
-        f"<td><div style='display:flex;gap:8px'>{spark(plot, ('rate', 'error_rate'))}{spark(plot, ('p99_s',))}</div>"
+        f"<td>{spark(plot, ('rate', 'error_rate'))}<td>{spark(plot, ('p99_s',))}"
         f"<td class=n>{ms(task['timeout_ms'])}</tr>"
     )
     rows = "".join(_instance(pool, instance) for pool, instance in instances)
     if not task["instances"]:
         rows += (
-            f"<tr class=i><td colspan=10 class=bad>no instance: {escape(', '.join(task['configured']))}"
+            f"<tr class=i><td colspan=11 class=bad>no instance: {escape(', '.join(task['configured']))}"
             " has no address</tr>"
         )
     closed = "" if few or task["trouble"] else " class=closed"
@@ -195,24 +200,32 @@ def _instance(pool: Json, instance: Json) -> str:
         f"<td class='n {_mood(instance)}'>{percent(instance['error_ratio'])}"
         f"<td class=n title='mean'>{ms(instance['mean_ms'])}<td class=n>"
         f"<td class=n>{instance['in_flight']}<td class='n {'warn' if full else ''}'>{weight}{full}"
-        f"<td>{bar if instance['rate'] else ''}<td></tr>"
+        f"<td>{bar if instance['rate'] else ''}<td><td></tr>"
     )
 
 
 def failed_calls(calls: Sequence[Json], now: float) -> str:
+    """Like calls in one row, the newest first."""
     if not calls:
         return "<h2>Failed calls</h2><p class=dim>None yet.</p>"
-    rows = "".join(
-        f"<tr class=t><td title='{escape(_clock(call['time']))}'>{span(now - call['time'])} ago<td>{escape(call['task']) or '-'}"
-        f"<td class=bad>{escape(call['status'])}<td>{escape(call['reason'])}<td class=n>{ms(call['duration_ms'])}"
-        f"<td>{escape(call['instance']) or '-'}<td>{escape(call['caller'])}"
-        f"<td class=text>{escape(call['message'])}<span class=dim> {escape(call['details'])}</span></tr>"
-        for call in calls
-    )
+    alike: dict[tuple[str, ...], list[Json]] = {}
+    for call in calls:
+        key = tuple(call[field] for field in ("task", "status", "reason", "instance", "message"))
+        alike.setdefault(key, []).append(call)
+    rows = "".join(_failed_call(group[0], len(group), now) for group in alike.values())
     return (
-        f"<h2>Failed calls</h2><span class=dim>the last {len(calls)}</span><div class=scroll><table><thead><tr><th>when"
-        "<th>task<th>status<th>reason<th class=n>took<th>instance<th>caller<th>message</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
+        f"<h2>Failed calls</h2><span class=dim>the last {len(calls)}, like ones together</span><div class=scroll>"
+        "<table><thead><tr><th>last<th class=n>calls<th>task<th>status<th>reason<th class=n>took<th>instance"
+        f"<th>caller<th>message</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _failed_call(call: Json, count: int, now: float) -> str:
+    return (
+        f"<tr class=f><td title='{escape(_clock(call['time']))}'>{span(now - call['time'])} ago<td class=n>{count}"
+        f"<td>{escape(call['task']) or '-'}<td class=bad>{escape(call['status'])}<td>{escape(call['reason'])}"
+        f"<td class=n>{ms(call['duration_ms'])}<td>{escape(call['instance']) or '-'}<td>{escape(call['caller'])}"
+        f"<td class=text>{escape(call['message'])}<span class=dim> {escape(call['details'])}</span></tr>"
     )
 
 

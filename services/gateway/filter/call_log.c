@@ -318,7 +318,10 @@ static unsigned code_of(void *call, uint64_t flags) {
     }
 }
 
-static enum reason reason_of(unsigned code, uint64_t flags, bool asked) {
+static enum reason reason_of(void *call, unsigned code, uint64_t flags, bool asked) {
+    struct text name;
+    // The call is of no task: that there was no cluster for it says nothing about instances.
+    if ((flags & FLAG(24)) && !envoy_dynamic_module_callback_access_logger_get_route_name(call, &name)) return BY_GATEWAY;
     for (size_t i = 0; i < sizeof FLAGS / sizeof *FLAGS; i++) {
         if (flags & FLAGS[i].flags) return FLAGS[i].reason;
     }
@@ -475,7 +478,7 @@ void envoy_dynamic_module_on_access_logger_log(void *call, const void *logger, i
     uint64_t flags = envoy_dynamic_module_callback_access_logger_get_response_flags(call);
     unsigned code = code_of(call, flags);
     bool asked = timing.first_sent_upstream >= 0;
-    enum reason reason = code != OK ? reason_of(code, flags, asked) : 0;
+    enum reason reason = code != OK ? reason_of(call, code, flags, asked) : 0;
     count_task(own_block, call, code, reason, timing.total > 0 ? (uint64_t)timing.total / 1000 : 0);
     if (asked) count_instance(own_block, call, code, flags, &timing);
     if (code != OK) keep_failure(own_block, call, code, reason, flags, &timing);
