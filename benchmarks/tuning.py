@@ -8,149 +8,34 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
-import http.client
-import json
-import os
 import random
 import re
 import shlex
-import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import grpc
 
 from benchmarks import load, servers
 from benchmarks.servers import TASK, WPAI_PREDICT, Server
-from benchmarks.tuning_options import AS_IS, OPTIONS, Config, Option
+from benchmarks.tuning_envoy import original, variant
+from benchmarks.tuning_options import AS_IS, OPTIONS, Option
 
 EPILOG = """\
 The backends are two nghttpd, which echo in C. Every Envoy has one thread. CPU is read from the scheduler, in
-nanoseconds. `us` is the median over the rounds of the difference to the gateway as it is in the same round, `%` that as
-a part of the gateway's own cost, and `+-` half of the distance between the quartiles of those differences divided by
-the root of the number of rounds: take nothing that is smaller than two of those for an effect. An option that Envoy
-refuses is left out with a line that says why.
+nanoseconds; on a machine that does other things a call costs more of it, up to twice, so only what was measured within
+the same second is compared. `%` is the median over the rounds of the ratio to the mean of three Envoys that are as the
+gateway has them; `us` is that of its cost. `+-` is half of the distance between the quartiles of those ratios divided
+by the root of the number of rounds: take nothing that is smaller than two of those for an effect. What Envoy refuses
+is left out with a line that says why.
 """
 
 PLAIN = "plain Envoy"
-
-
-@dataclass(frozen=True, slots=True)
-class Original:
-    """The gateway's Envoy: its program, its environment, and its configuration without anything dynamic."""
-
-    program: str
-    environment: dict[str, str]
-    config: Config
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("envoy", timeout=10)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
-def admin(path: str, target: str) -> Any:
-    with contextlib.closing(_UnixConnection(path)) as connection:
-        connection.request("GET", target)
-        return json.loads(connection.getresponse().read())
-
-
-def dumped(dump: Any, kind: str) -> dict[str, Any]:
-    """One part of a configuration dump. Raises LookupError."""
-    for part in dump["configs"]:
-        if part["@type"].endswith(f".{kind}"):
-            found: dict[str, Any] = part
-            return found
-    raise LookupError(f"the configuration dump has no {kind}")
-
-
-def original(pid: int) -> Original:
-    """Reads all of it from the gateway's running Envoy."""
-    envoy = load.find_child(pid, "envoy")
-    arguments = Path(f"/proc/{envoy}/cmdline").read_text().split("\0")
-    variables = Path(f"/proc/{envoy}/environ").read_text().rstrip("\0").split("\0")
-    bootstrap = json.loads(Path(arguments[arguments.index("--config-path") + 1]).read_text())
-    dump = admin(bootstrap["admin"]["address"]["pipe"]["path"], "/config_dump?include_eds")
-    routes = {
-        entry["route_config"]["name"]: entry["route_config"]
-        for entry in dumped(dump, "RoutesConfigDump")["dynamic_route_configs"]
-    }
-    assignments = {
-        entry["endpoint_config"]["cluster_name"]: entry["endpoint_config"]
-        for entry in dumped(dump, "EndpointsConfigDump")["dynamic_endpoint_configs"]
-    }
-    (listener,) = (
-        entry["active_state"]["listener"] for entry in dumped(dump, "ListenersConfigDump")["dynamic_listeners"]
-    )
-    static = bootstrap["static_resources"]
-    static["listeners"] = [listener]
-    static["clusters"] += [
-        entry["cluster"] for entry in dumped(dump, "ClustersConfigDump")["dynamic_active_clusters"]
-    ]
-    for cluster in static["clusters"]:
-        if cluster["name"] in assignments:
-            del cluster["eds_cluster_config"]
-            cluster |= {"type": "STATIC", "load_assignment": assignments[cluster["name"]]}
-    for resource in [*static["listeners"], *static["clusters"], *routes.values(), *assignments.values()]:
-        resource.pop("@type", None)  # a resource is an Any where it came from
-    for part in _messages(static):
-        if "rds" in part:
-            part["route_config"] = routes[part.pop("rds")["route_config_name"]]
-    del bootstrap["dynamic_resources"]
-    environment = dict(variable.split("=", 1) for variable in variables if "=" in variable)
-    return Original(os.readlink(f"/proc/{envoy}/exe"), environment, bootstrap)
-
-
-def _messages(part: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(part, dict):
-        yield part
-        for value in list(part.values()):
-            yield from _messages(value)
-    elif isinstance(part, list):
-        for value in part:
-            yield from _messages(value)
-
-
-@contextlib.contextmanager
-def variant(source: Original, option: Option, folder: Path) -> Iterator[Server]:
-    """An Envoy like the gateway's with an option changed. Raises RuntimeError when Envoy refuses it."""
-    config = copy.deepcopy(source.config)
-    option.change(config)
-    folder.mkdir()
-    port = servers.free_port()
-    config["admin"]["address"]["pipe"]["path"] = str(folder / "admin.sock")
-    (listener,) = config["static_resources"]["listeners"]
-    listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": port}
-    for part in _messages(config):
-        # The file that the call log counts into is one Envoy's: each has a copy.
-        value = part.get("value")
-        if part.get("@type", "").endswith("StringValue") and isinstance(value, str) and Path(value).is_file():
-            part["value"] = shutil.copy(value, folder)
-    path = folder / "envoy.json"
-    path.write_text(json.dumps(config))
-    command = [source.program, "--config-path", str(path), "--disable-hot-restart", "--log-level", "error"]
-    checked = subprocess.run(
-        [*command, "--mode", "validate"], env=source.environment, capture_output=True, text=True, timeout=30
-    )
-    if checked.returncode != 0:
-        raise RuntimeError(checked.stderr.strip().splitlines()[-1])
-    command += ["--concurrency", "1", "--skip-deprecated-logs"]
-    with servers.running(command, port, **source.environment) as pid:
-        yield Server(f"127.0.0.1:{port}", pid)
 
 
 def cpu_ns(pid: int) -> int:
@@ -200,21 +85,24 @@ def spread(values: Sequence[float]) -> float:
     if len(values) < 2:
         return float("inf")
     low, _, high = statistics.quantiles(values, n=4)
-    return (high - low) / 2 / len(values) ** 0.5
+    return float((high - low) / 2 / len(values) ** 0.5)
 
 
 def rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
-    base = next(m for m in measured if m.option is AS_IS)
-    whole = statistics.median(base.costs)
+    """The table: plain Envoy, the gateway, the options by what they save."""
+    same = [m.costs for m in measured if m.option is AS_IS]
+    base = [statistics.mean(costs) for costs in zip(*same, strict=True)]
+    whole = statistics.median(base)
     found = []
     for m in measured:
-        differences = [a - b for a, b in zip(m.costs, base.costs, strict=True)]
-        cost = statistics.median(differences)
-        cells = (f"{statistics.median(m.costs):.1f}",)
-        if m is not base:
-            cells += (f"{cost:+.2f}", f"{spread(differences):.2f}", f"{cost / whole * 100:+.1f}")
-        found.append((m.option.name, *cells, *[""] * (4 - len(cells))))
-    return found
+        if m.option is AS_IS:
+            continue
+        ratios = [cost / unchanged - 1 for cost, unchanged in zip(m.costs, base, strict=True)]
+        ratio = statistics.median(ratios)
+        us = (f"{whole * (1 + ratio):.1f}", f"{whole * ratio:+.2f}")
+        found.append((ratio, (m.option.name, *us, f"{ratio * 100:+.1f}", f"{spread(ratios) * 100:.1f}")))
+    found.append((0.0, (AS_IS.name, f"{whole:.1f}", "", "", "")))
+    return [cells for _, cells in sorted(found)]
 
 
 def compare(options: argparse.Namespace, chosen: Sequence[Option]) -> list[tuple[str, ...]]:
@@ -224,7 +112,11 @@ def compare(options: argparse.Namespace, chosen: Sequence[Option]) -> list[tuple
         backends = stack.enter_context(servers.echo_backends())
         nodes = folder / "nodes.txt"
         nodes.write_text(f"{TASK}=5000," + ",".join(b.address for b in backends) + "\n")
-        command = shlex.split(options.gateway) if options.gateway else [sys.executable, str(options.dist / "gateway.pex")]
+        command = (
+            shlex.split(options.gateway)
+            if options.gateway
+            else [sys.executable, str(options.dist / "gateway.pex")]
+        )
         gateway = stack.enter_context(_gateway(command, nodes))
         source = original(gateway.pid)
         measured = []
@@ -232,7 +124,7 @@ def compare(options: argparse.Namespace, chosen: Sequence[Option]) -> list[tuple
         measured.append(Measured(Option(PLAIN), plain))
         for number, option in enumerate(chosen):
             try:
-                server = stack.enter_context(variant(source, option, folder / str(number)))
+                server = stack.enter_context(variant(source, option.change, folder / str(number)))
                 check(server, option, servers.message(options.size))
             except (RuntimeError, LookupError, grpc.RpcError) as error:
                 print(f"{option.name}: left out: {error}", file=sys.stderr)
@@ -241,7 +133,7 @@ def compare(options: argparse.Namespace, chosen: Sequence[Option]) -> list[tuple
         body = folder / "body"
         body.write_bytes(load.frame(servers.message(options.size)))
         for m in measured:
-            cost_us(m.server, m.option, body, options.calls // 4, options.in_flight)  # connections, caches
+            cost_us(m.server, m.option, body, options.calls, options.in_flight)  # connections, caches
         for _ in range(options.rounds):
             for m in rng.sample(measured, len(measured)):
                 m.costs.append(cost_us(m.server, m.option, body, options.calls, options.in_flight))
@@ -251,7 +143,8 @@ def compare(options: argparse.Namespace, chosen: Sequence[Option]) -> list[tuple
 @contextlib.contextmanager
 def _gateway(command: list[str], nodes: Path) -> Iterator[Server]:
     process = subprocess.Popen(
-        [*command, "serve", "--nodes", str(nodes), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--concurrency", "1"],
+        [*command, "serve", "--nodes", str(nodes), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+         "--concurrency", "1"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -268,22 +161,25 @@ def _gateway(command: list[str], nodes: Path) -> Iterator[Server]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="tuning", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="tuning",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("option", nargs="*", help="names of options to try, or parts of names [all]")
     parser.add_argument("--dist", type=Path, default=Path("dist"), help="folder of the PEXes [%(default)s]")
     parser.add_argument("--gateway", help="the gateway's command, where that is not DIST/gateway.pex")
     parser.add_argument("--size", type=int, default=256, help="of a message, bytes [%(default)s]")
-    parser.add_argument("--rounds", type=int, default=15, help="[%(default)s]")
-    parser.add_argument("--calls", type=int, default=6000, help="of an option in a round [%(default)s]")
+    parser.add_argument("--rounds", type=int, default=60, help="[%(default)s]")
+    parser.add_argument("--calls", type=int, default=1000, help="of an option in a round [%(default)s]")
     parser.add_argument("--in-flight", type=int, default=16, help="calls in flight [%(default)s]")
     parser.add_argument("--seed", type=int, default=1, help="of the order in a round [%(default)s]")
     options = parser.parse_args()
     load.require("h2load", "nghttpd")
     chosen = [o for o in OPTIONS if not options.option or any(part in o.name for part in options.option)]
-    table = compare(options, [AS_IS, *chosen])
+    table = compare(options, [AS_IS, AS_IS, AS_IS, *chosen])
     title = f"CPU per call of {options.size} bytes, {options.in_flight} in flight ({load.machine()})"
-    load.table(title, ("option", "us", "change", "+-", "%"), table)
+    load.table(title, ("option", "us", "change", "%", "+-"), table)
     return 0
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.servers import TASK
+from benchmarks.tuning_envoy import Config
 
-Config = dict[str, Any]
 _TYPE = "type.googleapis.com/envoy."
 
 
@@ -35,7 +35,10 @@ AS_IS = Option("the gateway as it is")
 def managers(config: Config) -> Iterator[Config]:
     """Every connection manager."""
     for listener in config["static_resources"]["listeners"]:
-        for chain in [*listener.get("filter_chains", []), *filter(None, [listener.get("default_filter_chain")])]:
+        for chain in [
+            *listener.get("filter_chains", []),
+            *filter(None, [listener.get("default_filter_chain")]),
+        ]:
             for network_filter in chain["filters"]:
                 yield network_filter["typed_config"]
 
@@ -209,7 +212,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("callers send x-dl-task", headers=TASK_HEADER),
     Option("callers use the backend's path", path=BACKEND_PATH),
     # What is done for each call.
-    Option("no routing filter (callers send x-dl-task and the path)", plain_header_route, TASK_HEADER, BACKEND_PATH),
+    Option(
+        "no routing filter (callers send x-dl-task and the path)",
+        plain_header_route,
+        TASK_HEADER,
+        BACKEND_PATH,
+    ),
     Option("no counting of calls", without_calls_log),
     Option("access log as JSON, all calls", json_log),
     Option("request ids", put(managers, generate_request_id=True)),

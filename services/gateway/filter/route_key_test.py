@@ -31,7 +31,7 @@ TAGGED = (Kind.META, Kind.FEEDBACK)
 # --- the plain reading ---
 
 
-class Malformed(Exception):
+class MalformedError(Exception):
     pass
 
 
@@ -39,12 +39,12 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
     value = 0
     for count in range(10):
         if at + count >= len(data):
-            raise Malformed
+            raise MalformedError
         byte = data[at + count]
         value |= (byte & 0x7F) << (7 * count)
         if byte < 0x80:
             return value & (2**64 - 1), at + count + 1
-    raise Malformed
+    raise MalformedError
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -54,7 +54,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         tag, at = read_varint(data, at)
         number, wire = tag >> 3, tag & 7
         if tag >= 2**32 or number == 0 or wire in (3, 4, 6, 7):
-            raise Malformed
+            raise MalformedError
         if wire == 0:
             _, end = read_varint(data, at)
         elif wire == 2:
@@ -64,7 +64,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
             end = at + (8 if wire == 1 else 4)
         if end > len(data):
             # The start of a message that is longer than what holds it is malformed as a whole.
-            raise Malformed
+            raise MalformedError
         yield number, wire, data[at:end]
         at = end
 
@@ -122,11 +122,11 @@ def plainly(kind: Kind, message: bytes) -> tuple[Verdict, int]:
             message = next(value for number, wire, value in fields(message) if (number, wire) == (step, 2))
     except StopIteration:
         return Verdict.ABSENT, 0
-    except Malformed:
+    except MalformedError:
         return Verdict.MALFORMED, 0
     try:
         return of_meta(message) if kind in TAGGED else of_name(message)
-    except Malformed:
+    except MalformedError:
         return Verdict.MALFORMED, 0
 
 
