@@ -72,7 +72,10 @@ def per_route(task: Task, edge: Edge) -> dict[str, Any]:
     if task.clients is not None:
         # Without an entry every client that has a key is allowed.
         allowed = () if ANY_CLIENT in task.clients else sorted(task.clients)
-        found[API_KEY] = pack(_KeyPerRoute(allowed_clients=allowed))
+        closed = _KeyPerRoute(allowed_clients=allowed)
+        # Repeated from the filter: where a route says nothing here, Envoy forwards nothing.
+        closed.forwarding.header, closed.forwarding.hide_credentials = CLIENT_HEADER, True
+        found[API_KEY] = pack(closed)
     if task.max_qps is not None:
         found[QPS] = pack(_qps(task.max_qps, task.burst or task.max_qps))
     return found

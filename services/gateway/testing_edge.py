@@ -85,7 +85,8 @@ class EdgeEnvoy:
     def channel(
         self, credentials: grpc.ChannelCredentials | None = None, *options: tuple[str, Any]
     ) -> grpc.Channel:
-        settings = [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1), *options]
+        given = {"grpc.enable_retries": 0, "grpc.max_receive_message_length": -1, **dict(options)}
+        settings = list(given.items())
         if credentials is None:
             return grpc.insecure_channel(self.address, options=settings)
         return grpc.secure_channel(f"localhost:{self.port}", credentials, options=settings)
