@@ -12,6 +12,7 @@ from pathlib import Path
 
 from services.gateway.configuration_commands import add_parsers
 from services.gateway.listener_limits import DEFAULT_MAX_MESSAGE_BYTES
+from services.gateway.status_command import add_parser as add_status_parser
 
 # What a command needs is imported by it: the process that supervises the others stays small.
 
@@ -21,6 +22,7 @@ examples:
   gateway serve --config gateway.toml
   gateway check --config gateway.toml
   gateway explain --nodes nodefile.txt --model textcnn-69
+  gateway status --watch
 
 a node file has one task a line: the task id, the longest that a call may take in milliseconds, its instances:
   69=100,10.0.0.7:8500,10.0.0.8:8500     # textcnn, two instances
@@ -33,6 +35,8 @@ edit either file while the gateway runs: the change is live within a second, and
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
+    if args.command == "status":
+        return int(args.run(args))
     if args.nodes is None and args.config is None:
         parser.error("give a node file with --nodes, a gateway.toml with --config, or both")
     logging.basicConfig(
@@ -146,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--envoy-log-level", default="warning", help="trace, debug, info, warning, error, off")
     add_parsers(commands, sources)
+    add_status_parser(commands)
     return parser
 
 

@@ -49,7 +49,15 @@ _REASONS = {
     500: "Internal Server Error",
     503: "Service Unavailable",
 }
-_HEADERS = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nX-Frame-Options: DENY\r\nConnection: close\r\n"
+_HEADERS = "".join(
+    f"{line}\r\n"
+    for line in (
+        "Cache-Control: no-store",
+        "X-Content-Type-Options: nosniff",
+        "X-Frame-Options: DENY",
+        "Connection: close",
+    )
+)
 
 
 class AdminServer:

@@ -16,7 +16,7 @@ def pages(monitor: Monitor, sources: Sources) -> dict[str, Handler]:
         view = await monitor.view()
         shown = status.document(view)
         names = status_page.shown(shown, choice)
-        shown["plots"] = {name: points for name, points in _points(monitor, names).items()}
+        shown["plots"] = _points(monitor, names)
         if "part" in request.query:  # what the page replaces of itself
             return html_page(status_page.main(shown, choice))
         return html_page(status_page.page(shown, choice))

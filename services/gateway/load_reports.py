@@ -25,13 +25,13 @@ Observer = Callable[[Mapping[str, list[EndpointReport]]], None]
 
 
 def reports_of(request: Any) -> dict[str, list[EndpointReport]]:
-    """Each pool of a report with its instances that finished a call."""
+    """Each pool of a report with its instances that finished a call, or have one."""
     pools: dict[str, list[EndpointReport]] = {}
     for pool, endpoint, entry in _entries(request):
-        if entry.total_successful_requests or entry.total_error_requests:
-            pools.setdefault(pool, []).append(
-                EndpointReport(endpoint, entry.total_successful_requests, entry.total_error_requests)
-            )
+        ok, failed = entry.total_successful_requests, entry.total_error_requests
+        in_flight = entry.total_requests_in_progress
+        if ok or failed or in_flight:
+            pools.setdefault(pool, []).append(EndpointReport(endpoint, ok, failed, in_flight=in_flight))
     return pools
 
 

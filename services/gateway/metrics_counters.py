@@ -4,7 +4,7 @@ Envoy.
 A file that filter/call_log.c maps and adds to; this module makes it and reads it. It outlives Envoy: a restarted one
 goes on counting where the last one ended. All words are 64-bit and only grow, native byte order:
 
-    head       4096 bytes: magic, size, numbers of blocks and slots, bytes of a slot and of the failures, calls lost, owners
+    head       4096 bytes: magic, size, numbers of blocks and slots, their bytes, calls lost, owners of the blocks
     task keys  32 bytes a slot: state, length, name of the route (the task id; "" for calls that matched no task)
     instance keys  128 bytes a slot: state, length, "pool host:port"
     blocks     one for each thread that counts: the tasks' words, the instances' words, the last failed calls

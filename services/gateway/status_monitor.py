@@ -11,10 +11,10 @@ from typing import Generic, TypeVar
 
 from libs.balancing.endpoint import Endpoint
 from services.gateway import status
-from services.gateway.names import STATS
 from services.gateway.load_reports import CallCounts
 from services.gateway.metrics_counters import CounterFile, InstanceCounts, TaskCounts
 from services.gateway.metrics_page import Numbers
+from services.gateway.names import STATS
 from services.gateway.process import EnvoyAdmin
 from services.gateway.status import Host, InstanceRates, Overview, View
 from services.gateway.status_history import SHORT_S, STEP_S, History, Past, Point

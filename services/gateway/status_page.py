@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 from services.gateway import status_parts
 from services.gateway.status import TROUBLES
+from services.gateway.status_words import span
 
 Json = dict[str, Any]
 
@@ -112,7 +113,7 @@ def _head(document: Json) -> str:
     mood = "good" if gateway["ready"] else "bad"
     loaded = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(config["loaded_at"]))
     facts = [
-        f"up {status_parts.span(gateway['uptime_s'])}",
+        f"up {span(gateway['uptime_s'])}",
         *([f"version {gateway['version']}"] if gateway["version"] else []),
         f"configuration {config['version']} of {loaded}"
         + ("" if config["accepted"] else ", on its way to Envoy")
@@ -145,4 +146,5 @@ def _more(choice: Choice, drawn: int, matching: int) -> str:
     if drawn == matching:
         return ""
     href = html.escape("/?" + Choice(choice.text, True).query())
-    return f'<p class=dim>{drawn} of {matching}, those in trouble first, then the busiest. <a href="{href}">Show all</a></p>'
+    said = f"{drawn} of {matching}, those in trouble first, then the busiest."
+    return f'<p class=dim>{said} <a href="{href}">Show all</a></p>'

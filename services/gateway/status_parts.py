@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
+
+from services.gateway.status_words import clock, ms, number, percent, span
 
 Json = dict[str, Any]
 Plot = Sequence[Json]
@@ -16,8 +17,8 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e4e7eb;--dim:#8d97a5;--line:#2b3037;--card:#1c2026;
 --good:#4cc26a;--bad:#ff6b6b;--warn:#e0a940;--plot:#79a6ff;--badbg:#3a1d20}}
 *{box-sizing:border-box}
-body{font:14px/1.45 system-ui,-apple-system,"Segoe UI",sans-serif;margin:0 auto;padding:1.2rem 1.6rem;max-width:1500px;
-background:var(--bg);color:var(--fg)}
+body{font:14px/1.45 system-ui,-apple-system,"Segoe UI",sans-serif;margin:0 auto;padding:1.2rem 1.6rem;
+max-width:1500px;background:var(--bg);color:var(--fg)}
 h1{font-size:1.25rem;margin:0}h2{font-size:1.05rem;margin:0 1rem 0 0;display:inline-block}
 b.good,.good{color:var(--good)}b.bad,.bad{color:var(--bad)}.warn{color:var(--warn)}.dim,.facts{color:var(--dim)}
 .facts{margin:.15rem 0 1rem}a{color:inherit}
@@ -37,15 +38,18 @@ table{border-collapse:collapse;width:100%;margin:.5rem 0 1.2rem;font-variant-num
 th{color:var(--dim);font-weight:500;font-size:.8rem;text-align:left;border-bottom:1px solid var(--line)}
 td,th{padding:.22rem .6rem;white-space:nowrap;vertical-align:middle}td.n,th.n{text-align:right}
 tr.t td,tr.f td{border-top:1px solid var(--line)}tr.t td:first-child{font-weight:600}
-tr.i td{color:var(--dim);font-size:.92em;padding-top:.08rem;padding-bottom:.08rem}tr.i td:first-child{padding-left:1.6rem}
+tr.i td{color:var(--dim);font-size:.92em;
+padding-top:.08rem;padding-bottom:.08rem}
+tr.i td:first-child{padding-left:1.6rem}
 tr.i td.bad{color:var(--bad)}tr.i td.warn{color:var(--warn)}
 .js tr.t{cursor:pointer}.js tbody.closed tr.i{display:none}
 .bar{display:inline-block;height:.55em;background:var(--plot);opacity:.55;border-radius:2px;vertical-align:middle;
 margin-right:.4em}
-pre.problems{background:var(--badbg);color:var(--bad);padding:.7rem .9rem;border-radius:8px;white-space:pre-wrap;margin:0 0 1.1rem}
+pre.problems{background:var(--badbg);color:var(--bad);padding:.7rem .9rem;border-radius:8px;white-space:pre-wrap;
+margin:0 0 1.1rem}
 td.text{white-space:normal;min-width:260px;max-width:560px;overflow-wrap:anywhere}
-input[type=search]{font:inherit;padding:.25rem .6rem;border:1px solid var(--line);border-radius:6px;background:var(--bg);
-color:var(--fg);width:240px;margin-right:1rem}
+input[type=search]{font:inherit;padding:.25rem .6rem;border:1px solid var(--line);border-radius:6px;
+background:var(--bg);color:var(--fg);width:240px;margin-right:1rem}
 footer{color:var(--dim);border-top:1px solid var(--line);padding:.6rem 0;font-size:.9em}footer a{margin-right:1rem}
 main.stale{opacity:.45}
 """
@@ -58,7 +62,8 @@ function keep(){for(const b of m.querySelectorAll('tbody[data-t]')){const o=own.
 if(o!==undefined)b.classList.toggle('closed',!o)}}
 async function go(){if(busy||document.hidden)return;busy=true;try{const p=new URLSearchParams(location.search);
 q().value?p.set('q',q().value):p.delete('q');p.set('part','1');const r=await fetch('/?'+p);
-if(!r.ok)throw r.status;const t=await r.text(),i=q(),v=i.value,f=document.activeElement===i,s=[i.selectionStart,i.selectionEnd];
+if(!r.ok)throw r.status;const t=await r.text(),i=q(),
+v=i.value,f=document.activeElement===i,s=[i.selectionStart,i.selectionEnd];
 if(getSelection().toString()&&!f)return;
 m.innerHTML=t;keep();q().value=v;if(f){q().focus();q().setSelectionRange(...s)}m.classList.remove('stale')}
 catch(e){m.classList.add('stale')}finally{busy=false}}
@@ -222,7 +227,7 @@ def failed_calls(calls: Sequence[Json], now: float) -> str:
 
 def _failed_call(call: Json, count: int, now: float) -> str:
     return (
-        f"<tr class=f><td title='{escape(_clock(call['time']))}'>{span(now - call['time'])} ago<td class=n>{count}"
+        f"<tr class=f><td title='{escape(clock(call['time']))}'>{span(now - call['time'])} ago<td class=n>{count}"
         f"<td>{escape(call['task']) or '-'}<td class=bad>{escape(call['status'])}<td>{escape(call['reason'])}"
         f"<td class=n>{ms(call['duration_ms'])}<td>{escape(call['instance']) or '-'}<td>{escape(call['caller'])}"
         f"<td class=text>{escape(call['message'])}<span class=dim> {escape(call['details'])}</span></tr>"
@@ -233,7 +238,7 @@ def certificates(found: Sequence[Json], now: float) -> str:
     if not found:
         return ""
     rows = "".join(
-        f"<tr><td>{escape(c['file'])}<td>{escape(_clock(c['expires_at']))}"
+        f"<tr><td>{escape(c['file'])}<td>{escape(clock(c['expires_at']))}"
         f"<td class='{'bad' if c['expires_at'] - now < 14 * 86400 else ''}'>in {span(c['expires_at'] - now)}</tr>"
         for c in found
     )
@@ -243,46 +248,3 @@ def certificates(found: Sequence[Json], now: float) -> str:
 def _mood(window: Json) -> str:
     ratio = window["error_ratio"]
     return "bad" if ratio >= 0.05 else "warn" if ratio >= 0.01 else ""
-
-
-def _clock(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
-
-
-def number(value: float) -> str:
-    """Three digits that matter: 0.31, 27.4, 1 520, 18.3 k."""
-    if value >= 10_000:
-        return f"{value / 1000:.1f} k" if value < 1_000_000 else f"{value / 1e6:.2f} M"
-    if value >= 100 or value == int(value):
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def percent(ratio: float) -> str:
-    value = ratio * 100
-    if value == 0:
-        return "0 %"
-    return (
-        "< 0.01 %"
-        if value < 0.01
-        else f"{value:.2f} %" if value < 1 else f"{value:.1f} %" if value < 99.95 else "100 %"
-    )
-
-
-def ms(value: float | None) -> str:
-    if value is None:
-        return "-"
-    if value >= 1000:
-        return f"{value / 1000:.3g} s"
-    return f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms" if value >= 10 else f"{value:.2f} ms"
-
-
-def span(seconds: float) -> str:
-    """A duration in its two largest units."""
-    seconds = max(0, int(seconds))
-    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
