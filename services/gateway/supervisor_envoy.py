@@ -51,6 +51,12 @@ def command(config: Mapping[str, Any], folder: Path, options: EnvoyOptions) -> S
         "--drain-strategy",
         "immediate",
         "--skip-deprecated-logs",  # a warning for every route otherwise
+        # Envoy calls its filter for API keys unfinished, in a warning for every route that mentions it.
+        "--component-log-level",
+        "misc:error",
+        # Lines of the access log are written when there are 64 KiB of them, or after this.
+        "--file-flush-interval-msec",
+        "1000",
     ]
 
 
