@@ -1,62 +1,162 @@
-"""Turns load reports into endpoint weights."""
+"""Turns load reports into endpoint weights.
+
+What the data plane cannot do by itself: its policies know weights and calls in flight, so outcomes and latency reach
+it as weights. By policy:
+
+    round_robin     the configured weights
+    weighted        x the share that outcomes leave (the published rule, gradual on the way up)
+    least_request   the same
+    peak_ewma       the same x fastest latency / latency; the data plane divides by the calls in flight, which together
+                    is one over peak EWMA's cost
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from libs.balancing.endpoint import Endpoint
-from libs.balancing.weight import DEFAULT_WEIGHT, DynamicWeight
+from libs.balancing.member import FLOOR, RECOVERED, START, Member
+from libs.balancing.policy import PolicyName
+
+# Weights go out multiplied by this, so that a share of FLOOR of the default weight of 100 is a whole number.
+SCALE = 10
+# Shares go out in steps of this ratio, and latency within one of them is equal: a data plane that sees equal weights
+# uses its better algorithm (see docs/balancing.md), and a pool that is well sends no updates at all.
+STEP = 2**0.25
+# The least that latency alone may leave of a share.
+LATENCY_FLOOR = 1 / 16
+LATENCY_GAIN = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointReport:
-    """What one data plane saw of one endpoint in one reporting window: finished calls, by outcome."""
+    """What one data plane saw of one endpoint in one reporting window: calls that ended, by outcome; calls that were
+    answered, with the sum of their latencies; and calls that were there at its end.
+
+    Latency may come in a report of its own, without outcomes.
+    """
 
     endpoint: Endpoint
     successes: int
     failures: int
+    latency_sum_ms: float = 0.0
+    latency_calls: int = 0
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolMembers:
+    """A pool's policy and its endpoints' configured weights (at least 1)."""
+
+    policy: PolicyName
+    weights: Mapping[Endpoint, int]
 
 
 class WeightController:
-    """The weights of every pool. Pools are named by any string; weights change only in `observe`."""
+    """The weights of every pool. Pools are named by any string; weights change only in `observe` and `set_pools`.
 
-    def __init__(self, weight: int = DEFAULT_WEIGHT) -> None:
-        self._weight = weight
-        self._pools: dict[str, dict[Endpoint, DynamicWeight]] = {}
+    Reports of any number of data planes may be mixed: their windows add up.
+    """
 
-    def set_pools(self, pools: Mapping[str, Iterable[Endpoint]]) -> None:
-        """Makes the pools exactly these. An endpoint that stays keeps its weight; a new one starts full."""
-        self._pools = {
-            pool: {
-                endpoint: self._pools.get(pool, {}).get(endpoint) or DynamicWeight(self._weight)
-                for endpoint in endpoints
-            }
-            for pool, endpoints in pools.items()
-        }
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` gives seconds and never runs backwards."""
+        self._clock = clock
+        self._pools: dict[str, _Pool] = {}
+
+    def set_pools(self, pools: Mapping[str, PoolMembers]) -> None:
+        """Makes the pools exactly these. An endpoint that stays keeps its share; one that is new begins with START of
+        it where the pool already works, so that it can warm up, and with all of it in a pool that is new.
+        """
+        now_s = self._clock()
+        before = self._pools
+        self._pools = {name: _Pool(members, before.get(name), now_s) for name, members in pools.items()}
 
     def observe(self, pool: str, reports: Iterable[EndpointReport]) -> bool:
         """Applies one window of a pool's reports and says whether a weight changed.
 
-        An endpoint of the pool that had no call while others did counts one success: with 1 % of a small
-        pool's calls it could wait minutes for the call that shows its recovery. Reports about a pool or an
-        endpoint that has left are ignored: they are late, not wrong.
+        Reports about a pool or an endpoint that has left are ignored: they are late, not wrong.
         """
-        weights = self._pools.get(pool)
-        if weights is None:
-            return False
-        before = [weight.effective for weight in weights.values()]
-        idle = set(weights)
-        for report in reports:
-            weight = weights.get(report.endpoint)
-            if weight is not None and (report.successes or report.failures):
-                idle.discard(report.endpoint)
-                weight.observe(report.successes, report.failures)
-        if len(idle) < len(weights):
-            for endpoint in idle:
-                weights[endpoint].succeeded()
-        return [weight.effective for weight in weights.values()] != before
+        found = self._pools.get(pool)
+        return found is not None and found.observe(reports, self._clock())
 
     def weights(self, pool: str) -> dict[Endpoint, int]:
-        """The effective weight of each endpoint of the pool, in the order they were given; {} if unknown."""
-        return {endpoint: weight.effective for endpoint, weight in self._pools.get(pool, {}).items()}
+        """The weights to hand to the data plane, in the order the endpoints were given, SCALE times the configured
+        ones while all is well; {} for an unknown pool.
+        """
+        found = self._pools.get(pool)
+        return dict(found.weights) if found else {}
+
+    def effective(self, pool: str) -> dict[Endpoint, int]:
+        """The same in the scale of the configured weights, for people: rounded, at least 1."""
+        return {endpoint: max(1, round(weight / SCALE)) for endpoint, weight in self.weights(pool).items()}
+
+
+class _Pool:
+    def __init__(self, given: PoolMembers, before: _Pool | None, now_s: float) -> None:
+        self._policy = given.policy
+        self.served: bool = before.served if before else False  # calls have ended in it
+        old = before.members if before else {}
+        # Where everybody is new there is nobody to compare with.
+        share = START if self.served and not old.keys().isdisjoint(given.weights) else 1.0
+        self.members: dict[Endpoint, Member] = {}
+        for endpoint, weight in given.weights.items():
+            member = old.get(endpoint)
+            if member is None:
+                member = Member(weight, now_s, share=share)
+            elif member.weight != weight:
+                member = member.reweighted(weight)
+            self.members[endpoint] = member
+        self.weights: dict[Endpoint, int] = self._weights()
+
+    def observe(self, reports: Iterable[EndpointReport], now_s: float) -> bool:
+        ended: dict[Endpoint, int] = {}
+        in_flight: dict[Endpoint, int] = {}
+        for report in reports:
+            member = self.members.get(report.endpoint)
+            if member is None:
+                continue
+            if report.latency_calls:
+                member.observe_latency(
+                    report.latency_sum_ms / report.latency_calls, report.latency_calls, now_s
+                )
+            in_flight[report.endpoint] = report.in_flight
+            if report.successes or report.failures:
+                ended[report.endpoint] = report.successes + report.failures
+                member.observe(report.successes, report.failures, report.in_flight, now_s)
+        if ended:
+            self.served = True
+            calls, total = sum(ended.values()), sum(self.weights.values())
+            for endpoint, member in self.members.items():
+                if endpoint not in ended:
+                    expected = calls * self.weights[endpoint] / total
+                    member.idle(expected, in_flight.get(endpoint, 0), now_s)
+        before, self.weights = self.weights, self._weights()
+        return self.weights != before
+
+    def _weights(self) -> dict[Endpoint, int]:
+        if self._policy is PolicyName.ROUND_ROBIN:
+            return {endpoint: member.weight * SCALE for endpoint, member in self.members.items()}
+        factor = self._latency_factors() if self._policy is PolicyName.PEAK_EWMA else {}
+        return {
+            endpoint: _stepped(member.weight, member.share * factor.get(endpoint, 1.0))
+            for endpoint, member in self.members.items()
+        }
+
+    def _latency_factors(self) -> dict[Endpoint, float]:
+        known = {e: m.latency_ms for e, m in self.members.items() if m.latency_ms is not None}
+        # The fastest, but not because it fails fast.
+        fastest = min((known[e] for e in known if self.members[e].share >= RECOVERED), default=0.0)
+        if fastest <= 0:
+            return {}
+        return {
+            endpoint: max(LATENCY_FLOOR, min(1.0, (fastest / latency) ** LATENCY_GAIN))
+            for endpoint, latency in known.items()
+            if latency > 0
+        }
+
+
+def _stepped(weight: int, share: float) -> int:
+    step = round(math.log(max(share, FLOOR * LATENCY_FLOOR), STEP))
+    return max(1, round(weight * SCALE * STEP**step))

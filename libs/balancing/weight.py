@@ -10,6 +10,10 @@ So with weight 100 seven failures in a row leave 1 % of the share, and seven suc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from libs.balancing.endpoint import Endpoint
+
 # Fine enough that a halving shows, small enough that the sum over 1,000 instances fits 32 bits.
 DEFAULT_WEIGHT = 100
 
@@ -32,24 +36,52 @@ class DynamicWeight:
     def failed(self) -> None:
         self.effective = max(1, self.effective >> 1)
 
-    def observe(self, successes: int, failures: int) -> None:
-        """Applies the outcomes of one reporting window, in which the order of the calls is not known.
 
-        Failures are spread evenly among the successes. Each step halves the distance to one of the two ends,
-        so after 2 * log2(weight) calls nothing is left of what came before: only the last calls of a large
-        window are replayed, at the window's failure ratio.
-        """
-        if successes < 0 or failures < 0:
-            raise ValueError(f"counts are {successes} and {failures}, expected none below 0")
-        total = successes + failures
-        replayed = min(total, max(8, 4 * self.weight.bit_length()))
-        # An even spread: call i fails when the running count of failures, i * failures / total, steps up.
-        # The half call of offset keeps a lone failure off the window's edge.
-        done = (total - replayed) * failures + total // 2
-        for _ in range(replayed):
-            before = done // total
-            done += failures
-            if done // total > before:
-                self.failed()
-            else:
-                self.succeeded()
+class DynamicWeights:
+    """The effective weights of a pool. `version` steps whenever one of them changes."""
+
+    def __init__(self, members: Mapping[Endpoint, int]) -> None:
+        self._weights = {endpoint: DynamicWeight(weight) for endpoint, weight in members.items()}
+        self.effective = dict(members)
+        self.version = 0
+
+    def set_members(self, members: Mapping[Endpoint, int]) -> None:
+        """Makes the pool exactly these. One that stays with the same weight keeps its effective weight."""
+        kept = self._weights
+        self._weights = {
+            endpoint: (
+                kept[endpoint]
+                if endpoint in kept and kept[endpoint].weight == weight
+                else DynamicWeight(weight)
+            )
+            for endpoint, weight in members.items()
+        }
+        self.effective = {endpoint: weight.effective for endpoint, weight in self._weights.items()}
+        self.version += 1
+
+    def observe(self, endpoint: Endpoint, ok: bool) -> None:
+        """Applies the rule to one call. Strangers are ignored."""
+        weight = self._weights.get(endpoint)
+        if weight is None:
+            return
+        if ok:
+            weight.succeeded()
+        else:
+            weight.failed()
+        if weight.effective != self.effective[endpoint]:
+            self.effective[endpoint] = weight.effective
+            self.version += 1
+
+
+def after_window(share: float, successes: int, failures: int) -> float:
+    """The rule applied to a window whose calls come in an unknown order: the share of its weight (0 to 1) that an
+    endpoint may be expected to have after it.
+
+    With failures at ratio f a call takes the share s to s / 2 with probability f and to (s + 1) / 2 otherwise, on
+    average to (s + 1 - f) / 2. So the share tends to 1 - f, and each call halves what is left of the past.
+    """
+    calls = successes + failures
+    if calls == 0:
+        return share
+    goal = successes / calls
+    return goal + (share - goal) * 0.5 ** min(calls, 1000)

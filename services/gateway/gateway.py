@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from libs.balancing.controller import EndpointReport, WeightController
+from libs.balancing.controller import EndpointReport
 from services.gateway import status_certificates
 from services.gateway.admin import AdminServer
 from services.gateway.admin_pages import pages
@@ -21,10 +21,11 @@ from services.gateway.configuration import Loaded, Sources
 from services.gateway.control_keepsake import State
 from services.gateway.control_link import Supervised
 from services.gateway.control_reload import Reloader, ReloadState
+from services.gateway.control_weights import Weights
 from services.gateway.discovery import Discovery
 from services.gateway.listener import ListenerOptions, listener
 from services.gateway.listener_limits import DEFAULT_MAX_MESSAGE_BYTES
-from services.gateway.load_reports import CallCounts, LoadReports
+from services.gateway.load_reports import INTERVAL_MS, CallCounts, LoadReports
 from services.gateway.metrics_counters import CounterFile
 from services.gateway.names import LISTENER
 from services.gateway.observe import collector_cluster
@@ -66,7 +67,7 @@ class Gateway:
         self.files: Mapping[Path, bytes] = {}  # that the table came from
         self.reloader = Reloader(options.sources)
         self.discovery = Discovery()
-        self.weights = WeightController()
+        self.weights = Weights(time.monotonic)
         self.calls = CallCounts()
         self.counters: CounterFile | None = None
         self.started_at = time.time()
@@ -173,9 +174,9 @@ class Gateway:
     def _publish(self) -> None:
         self.pools = resolve(self.table, self.resolver.addresses)
         members = {name: [e for group in groups for e in group] for name, groups in self.pools.items()}
-        self.weights.set_pools(members)
+        self.weights.set_pools(self.table, self.pools)
         self.calls.keep(members)
-        weights = {name: self.weights.weights(name) for name in self.pools}
+        weights = {name: self.weights.of(name) for name in self.pools}
         self.discovery.update(
             build(
                 self.table,
@@ -209,16 +210,18 @@ class Gateway:
         return collector_cluster(self.table.edge, found)
 
     def _observe(self, reports: Mapping[str, list[EndpointReport]]) -> None:
-        changed = [pool for pool, found in reports.items() if self.weights.observe(pool, found)]
+        self._reweigh(self.weights.observe(reports))
+
+    async def _follow_latencies(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL_MS / 1000)
+            if self.counters is not None and self.weights.uses_latency:
+                self._reweigh(self.weights.observe_latencies(self.counters.instances()))
+
+    def _reweigh(self, pools: Iterable[str]) -> None:
+        changed = {name: load_assignment(name, self.pools[name], self.weights.of(name)) for name in pools}
         if changed:
-            self.discovery.update(
-                self.discovery.snapshot.with_endpoints(
-                    {
-                        pool: load_assignment(pool, self.pools[pool], self.weights.weights(pool))
-                        for pool in changed
-                    }
-                )
-            )
+            self.discovery.update(self.discovery.snapshot.with_endpoints(changed))
 
     async def _follow_files(self) -> None:
         async for contents in changes(lambda: self.reloader.seen):
@@ -271,7 +274,7 @@ class Gateway:
             overview=self.overview,
             table=lambda: self.table,
             groups=lambda: self.pools,
-            weights=self.weights.weights,
+            weights=self.weights.effective,
             envoy=lambda: self.envoy,
             calls=self.calls,
             counters=lambda: self.counters,
@@ -284,7 +287,12 @@ class Gateway:
         with contextlib.closing(admin):
             server = await self._serve_control(self.place.folder)
             try:
-                for work in (self._follow_files(), self.resolver.run(), monitor.run()):
+                for work in (
+                    self._follow_files(),
+                    self._follow_latencies(),
+                    self.resolver.run(),
+                    monitor.run(),
+                ):
                     self._in_background(work).add_done_callback(self._lasting_ended)
                 self.supervised.started(self.table.edge.max_connections)
                 await self._stop.wait()
