@@ -57,6 +57,6 @@ class Supervised:
         finally:
             self._link.send({"alive_s": _HANG_S})
 
-    def started(self, max_connections: int) -> None:
+    def started(self) -> None:
         """Envoy may come."""
-        self._link.send({"alive_s": _HANG_S, "started": {"max_connections": max_connections}})
+        self._link.send({"alive_s": _HANG_S, "started": True})

@@ -294,7 +294,7 @@ class Gateway:
                     monitor.run(),
                 ):
                     self._in_background(work).add_done_callback(self._lasting_ended)
-                self.supervised.started(self.table.edge.max_connections)
+                self.supervised.started()
                 await self._stop.wait()
                 return 1 if self._failed else 0
             finally:

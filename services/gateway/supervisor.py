@@ -103,7 +103,7 @@ class Supervisor:
         self._signals: set[int] = set()
         self._selector = selectors.DefaultSelector()
         self._announced = False
-        self._max_connections = 0  # set once the control plane has started
+        self._started = False  # the control plane was able to answer Envoy once
 
         self._control: Fork | None = None
         self._link: Link | None = None
@@ -187,10 +187,9 @@ class Supervisor:
             return
         for message in (self._link.receive() if self._link else None) or ():
             self._expect_by = now + message.get("alive_s", CONTROL_START_S)
-            if "started" in message:
-                if not self._max_connections:
-                    self._start_envoy_at = now
-                self._max_connections = message["started"]["max_connections"]
+            if message.get("started") and not self._started:
+                self._started = True
+                self._start_envoy_at = now
         if now > self._expect_by and self._control.poll() is None:
             log.error("the control plane hangs; ending it. Envoy serves on")
             self._control.kill()
@@ -233,7 +232,6 @@ class Supervisor:
             BootstrapOptions(
                 control_socket=str(self._folder / CONTROL_SOCKET),
                 admin_socket=str(self._envoy_admin),
-                max_connections=self._max_connections,
             )
         )
         try:
