@@ -10,6 +10,7 @@ import grpc
 from libs.balancing.controller import EndpointReport
 from libs.balancing.endpoint import Endpoint
 from services.gateway.bootstrap import CONTROL_CLUSTER
+from services.gateway.metrics_counters import Key
 from services.gateway.xds_messages import message_class, stream_handler
 
 # Weights follow what is reported; a failing instance must lose its calls within a second.
@@ -17,8 +18,6 @@ INTERVAL_MS = 500
 
 _SERVICE = "envoy.service.load_stats.v3.LoadReportingService"
 _LoadStatsResponse = message_class("envoy.service.load_stats.v3.LoadStatsResponse")
-
-Key = tuple[str, Endpoint]  # pool and instance
 
 # Takes one Envoy's report of one window: for each pool, what its instances did.
 Observer = Callable[[Mapping[str, list[EndpointReport]]], None]
@@ -98,7 +97,10 @@ class LoadReports:
     """Asks every Envoy for per-instance reports, counts them into `calls`, and hands them to the observer."""
 
     def __init__(
-        self, observe: Observer, calls: CallCounts | None = None, interval_ms: int = INTERVAL_MS
+        self,
+        observe: Observer,
+        calls: CallCounts | None = None,
+        interval_ms: int = INTERVAL_MS,
     ) -> None:
         self._observe = observe
         self._calls = calls

@@ -16,7 +16,7 @@ import mmap
 import os
 import struct
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add, sub
@@ -62,6 +62,7 @@ _FAILURE = struct.Struct("=QQQQII16s64s56s56s64s216s")
 _FAILURE_WORDS = _FAILURES * _FAILURE.size // 8
 
 _Name = TypeVar("_Name")
+Key = tuple[str, Endpoint]  # pool and instance
 
 UNKNOWN = ""  # the name of calls that matched no task
 
@@ -164,7 +165,8 @@ class CounterFile:
         self._failures_at = self._task_slots * _TASK_WORDS + self._instance_slots * _INSTANCE_WORDS
         self._block_words = self._failures_at + _FAILURE_WORDS
         self._task_names: dict[int, str] = {}
-        self._instance_names: dict[int, tuple[str, Endpoint]] = {}
+        self._instance_names: dict[int, Key] = {}
+        self._instance_slots_of: dict[Key, list[int]] = {}  # one, as a rule: see forget
         self._seen: dict[int, TaskCounts] = {}  # by slot: an idle task costs nothing
 
     @classmethod
@@ -216,22 +218,37 @@ class CounterFile:
             found[name] = found[name].plus(counts) if name in found else counts
         return found
 
-    def instances(self) -> dict[tuple[str, Endpoint], InstanceCounts]:
+    def instances(self) -> dict[Key, InstanceCounts]:
         """The counts of each instance that was ever called, by pool and address."""
+        self._look_for_instances()
+        starts = self._instance_blocks()
+        return {key: self._instance(slots, starts) for key, slots in self._instance_slots_of.items()}
+
+    def _look_for_instances(self) -> None:
+        known = len(self._instance_names)
         names = self._names(
             self._instance_keys_at, _INSTANCE_KEY_BYTES, self._instance_slots, self._instance_names, _instance
         )
-        found: dict[tuple[str, Endpoint], InstanceCounts] = {}
-        starts = [block + self._task_slots * _TASK_WORDS for block in self._used_blocks()]
-        for slot, name in names.items():
-            answered = latency = failed = 0
+        if len(names) != known:
+            self._index_instances()
+
+    def _index_instances(self) -> None:
+        self._instance_slots_of = {}
+        for slot, key in self._instance_names.items():
+            self._instance_slots_of.setdefault(key, []).append(slot)
+
+    def _instance_blocks(self) -> list[int]:
+        return [block + self._task_slots * _TASK_WORDS for block in self._used_blocks()]
+
+    def _instance(self, slots: Iterable[int], starts: Sequence[int]) -> InstanceCounts:
+        answered = latency = failed = 0
+        for slot in slots:
             for start in starts:
                 at = start + slot * _INSTANCE_WORDS
                 answered += self._words[at]
                 latency += self._words[at + 1]
                 failed += self._words[at + 2]
-            found[name] = InstanceCounts(answered, latency, failed)
-        return found
+        return InstanceCounts(answered, latency, failed)
 
     def failures(self, most: int = 100) -> list[FailedCall]:
         """The last failed calls, the newest first."""
@@ -249,7 +266,10 @@ class CounterFile:
     def forget(
         self, keep_task: Callable[[str], bool], keep_instance: Callable[[str, Endpoint], bool]
     ) -> None:
-        """Gives back the room of tasks and instances that are gone, once half of the room is in use."""
+        """Gives back the room of tasks and instances that are gone, once half of the room is in use.
+
+        A key that was pushed on by one that is given back may get a second slot: they are added up.
+        """
         if 2 * len(self._task_names) > self._task_slots:
             for slot, name in list(self._task_names.items()):
                 if not keep_task(name):
@@ -263,6 +283,7 @@ class CounterFile:
                     self._clear(slot, self._task_slots * _TASK_WORDS, _INSTANCE_WORDS)
                     self._free(self._instance_keys_at + slot * _INSTANCE_KEY_BYTES)
                     del self._instance_names[slot]
+            self._index_instances()
 
     def close(self) -> None:
         self._words.release()
@@ -332,7 +353,7 @@ def _failure(began_ns: int, us: int, flags: int, code: int, reason: int, *texts:
     )
 
 
-def _instance(key: str) -> tuple[str, Endpoint]:
+def _instance(key: str) -> Key:
     pool, _, address = key.rpartition(" ")
     host, _, port = address.rpartition(":")
     return pool, Endpoint(host, int(port))
