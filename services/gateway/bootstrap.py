@@ -11,6 +11,24 @@ CONTROL_CLUSTER = "control-plane"
 
 _TYPE = "type.googleapis.com/"
 
+# Limits that no other message has.
+_RUNTIME: Json = {
+    # Rapid reset (CVE-2023-44487): a connection is closed when half of its first N calls, or of all later ones, were
+    # cancelled within a second. Callers with deadlines of 100 ms cancel calls in earnest when their model is
+    # overloaded, and grpcio sends all of a process's calls over one connection: Envoy's default of 500 would break
+    # off the good ones among them. N costs an attacker who cancels at once about as many calls per connection,
+    # which at 100 µs each is less than a second of one core before the connection is gone.
+    "overload.premature_reset_total_stream_count": 10_000,
+    "overload.premature_reset_min_stream_lifetime_seconds": 1,
+    # Calls taken from one connection before the others get their turn, so that a burst on one does not stall them.
+    "http.max_requests_per_io_cycle": 64,
+}
+LIVE_RUNTIME = "live"  # the layer that the control plane can change
+
+# More than one process can hold. The limit that counts is the public listener's, which the configuration can change
+# while Envoy runs: see listener_limits.live_runtime.
+_MAX_CONNECTIONS = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class BootstrapOptions:
@@ -18,7 +36,6 @@ class BootstrapOptions:
 
     control_socket: str
     admin_socket: str
-    max_connections: int = 50_000
     node_id: str = "gateway"
 
 
@@ -37,6 +54,18 @@ def bootstrap(options: BootstrapOptions) -> Json:
         "static_resources": {
             "clusters": [_control_cluster(options.control_socket)],
         },
+        "layered_runtime": {
+            "layers": [
+                {"name": "limits", "static_layer": _RUNTIME},
+                {
+                    "name": LIVE_RUNTIME,
+                    "rtds_layer": {
+                        "name": LIVE_RUNTIME,
+                        "rtds_config": ads | {"initial_fetch_timeout": "10s"},
+                    },
+                },
+            ]
+        },
         "overload_manager": {
             "resource_monitors": [
                 {
@@ -44,7 +73,7 @@ def bootstrap(options: BootstrapOptions) -> Json:
                     "typed_config": {
                         "@type": _TYPE + "envoy.extensions.resource_monitors.downstream_connections.v3"
                         ".DownstreamConnectionsConfig",
-                        "max_active_downstream_connections": options.max_connections,
+                        "max_active_downstream_connections": _MAX_CONNECTIONS,
                     },
                 }
             ]

@@ -51,6 +51,7 @@ ROOTS = (
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
     "envoy/service/discovery/v3/ads.proto",
     "envoy/service/load_stats/v3/lrs.proto",
+    "envoy/service/runtime/v3/rtds.proto",
     "envoy/type/matcher/v3/http_inputs.proto",
 )
 # Protobuf's own files come with the protobuf package at run time.

@@ -28,6 +28,7 @@ ENDPOINTS = _PREFIX + "endpoint.v3.ClusterLoadAssignment"
 ROUTE = _PREFIX + "route.v3.RouteConfiguration"
 LISTENER = _PREFIX + "listener.v3.Listener"
 SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+RUNTIME = "type.googleapis.com/envoy.service.runtime.v3.Runtime"
 _WILDCARD = (CLUSTER, LISTENER)  # subscribed to as a whole; the others by name
 
 # Routes to a new pool wait until Envoy has the pool's instances, but not for ever: an Envoy that never asks
@@ -67,13 +68,14 @@ class Stream:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._clusters, self._endpoints, self._routes = _Type(), _Type(), _Type()
-        self._listeners, self._secrets = _Type(), _Type()
+        self._listeners, self._secrets, self._runtime = _Type(), _Type(), _Type()
         self._types = {
             CLUSTER: self._clusters,
             ENDPOINTS: self._endpoints,
             ROUTE: self._routes,
             LISTENER: self._listeners,
             SECRET: self._secrets,
+            RUNTIME: self._runtime,
         }
         self._nonces = itertools.count(1)
         self._routed: frozenset[str] = frozenset()  # clusters that the accepted routes name
@@ -110,6 +112,7 @@ class Stream:
         found = (
             self._next_clusters(snapshot),
             self._next_named(ENDPOINTS, snapshot.endpoints),
+            self._next_named(RUNTIME, snapshot.runtime),
             self._next_named(SECRET, snapshot.secrets),
             self._next_listeners(snapshot),
             self._next_routes(snapshot),
@@ -123,10 +126,16 @@ class Stream:
             and all(state.idle and not state.error for state in self._types.values() if state.subscribed)
             and self._routes.subscribed
             and all(self._listeners.holds(*each) for each in snapshot.listeners.items())
+            and self._holds_asked(self._secrets, snapshot.secrets)
+            and self._holds_asked(self._runtime, snapshot.runtime)
             and self._clusters.sent.keys() == snapshot.clusters.keys()
             and self._has_pools(snapshot)
             and self._routes.holds(ROUTES, snapshot.routes)
         )
+
+    @staticmethod
+    def _holds_asked(state: _Type, resources: Mapping[str, Resource]) -> bool:
+        return all(state.holds(name, resources[name]) for name in state.names if name in resources)
 
     def next_wake(self) -> float | None:
         """Seconds after which `outbox` may have more even without a request; None: not before one."""

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.gateway.bootstrap import LIVE_RUNTIME
+from services.gateway.names import LISTENER
+from services.gateway.table import Edge
+from services.gateway.xds_messages import parse
+
 Json = dict[str, Any]
 
 MIB = 1 << 20
@@ -57,15 +62,8 @@ def http2(max_message_bytes: int) -> Json:
     }
 
 
-# Envoy's runtime, where some limits live that no other message has. See bootstrap.py.
-RUNTIME: Json = {
-    # Rapid reset (CVE-2023-44487): a connection is closed when half of its first N calls, or of all later ones, were
-    # cancelled within a second. Callers with deadlines of 100 ms cancel calls in earnest when their model is
-    # overloaded, and grpcio sends all of a process's calls over one connection: Envoy's default of 500 would break
-    # off the good ones among them. N costs an attacker who cancels at once about as many calls per connection,
-    # which at 100 µs each is less than a second of one core before the connection is gone.
-    "overload.premature_reset_total_stream_count": 10_000,
-    "overload.premature_reset_min_stream_lifetime_seconds": 1,
-    # Calls taken from one connection before the others get their turn, so that a burst on one does not stall them.
-    "http.max_requests_per_io_cycle": 64,
-}
+def live_runtime(edge: Edge) -> Any:
+    """The runtime layer that follows the configuration, as Envoy's message. A connection over the limit is closed as
+    soon as it was accepted."""
+    limits = {f"envoy.resource_limits.listener.{LISTENER}.connection_limit": edge.max_connections}
+    return parse("envoy.service.runtime.v3.Runtime", {"name": LIVE_RUNTIME, "layer": limits})

@@ -14,6 +14,8 @@ from google.protobuf.message import Message
 
 from libs.balancing.endpoint import Endpoint
 from libs.balancing.policy import PolicyName
+from services.gateway.bootstrap import LIVE_RUNTIME
+from services.gateway.listener_limits import live_runtime
 from services.gateway.observe import COLLECTOR
 from services.gateway.snapshot_clusters import GROUP, SOCKET_MATCH, cluster
 from services.gateway.snapshot_routes import routes
@@ -50,6 +52,7 @@ class Snapshot:
     routes: Resource | None = None
     listeners: Mapping[str, Resource] = field(default_factory=dict)
     secrets: Mapping[str, Resource] = field(default_factory=dict)
+    runtime: Mapping[str, Resource] = field(default_factory=dict)
 
     def with_endpoints(self, changed: Mapping[str, Resource]) -> Snapshot:
         """The same snapshot with some pools' endpoints replaced."""
@@ -129,6 +132,7 @@ def build(
         routes=_resource(routes(table)),
         listeners={name: _resource(message) for name, message in (listeners or {}).items()},
         secrets={name: _resource(message) for name, message in (secrets or {}).items()},
+        runtime={LIVE_RUNTIME: _resource(live_runtime(table.edge))},
     )
 
 
