@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def file(tmp_path: Path) -> CounterFile:
 def test_the_bounds_are_ten_a_decade_from_a_tenth_of_a_millisecond_to_ten_seconds() -> None:
     assert len(BOUNDS_US) == 50
     assert (BOUNDS_US[0], BOUNDS_US[20], BOUNDS_US[-1]) == (100, 10_000, 10_000_000)
-    assert all(low < high <= 1.6 * low for low, high in zip(BOUNDS_US, BOUNDS_US[1:], strict=False))
+    assert all(low < high <= 1.6 * low for low, high in pairwise(BOUNDS_US))
 
 
 def test_a_new_file_has_no_counts(file: CounterFile) -> None:

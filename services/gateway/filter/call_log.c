@@ -265,7 +265,7 @@ static void add(uint64_t *word, uint64_t value) {
     __atomic_store_n(word, __atomic_load_n(word, __ATOMIC_RELAXED) + value, __ATOMIC_RELAXED);
 }
 
-enum { OK = 0, CANCELLED = 1, UNKNOWN = 2, PERMISSION_DENIED = 7, UNIMPLEMENTED = 12, INTERNAL = 13, UNAVAILABLE = 14,
+enum { OK = 0, CANCELLED = 1, UNKNOWN = 2, DEADLINE_EXCEEDED = 4, PERMISSION_DENIED = 7, UNIMPLEMENTED = 12, INTERNAL = 13, UNAVAILABLE = 14,
        UNAUTHENTICATED = 16 };
 
 // Why a call failed. In the order of metrics_counters.py.
@@ -325,6 +325,8 @@ static enum reason reason_of(void *call, unsigned code, uint64_t flags, bool ask
     for (size_t i = 0; i < sizeof FLAGS / sizeof *FLAGS; i++) {
         if (flags & FLAGS[i].flags) return FLAGS[i].reason;
     }
+    // Instances know the deadline too, and are sometimes the first to notice.
+    if (code == DEADLINE_EXCEEDED) return TIMEOUT;
     if (asked) return BY_INSTANCE;
     return code == UNAUTHENTICATED || code == PERMISSION_DENIED ? DENIED : BY_GATEWAY;
 }
