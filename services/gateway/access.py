@@ -20,6 +20,7 @@ Files = Mapping[Path, bytes]
 
 KEY_HEADER = "x-api-key"
 CLIENT_HEADER = "x-dl-client"  # who called, told to the instances: the key's client or the token's subject
+EVERYBODY = "-"  # the client that callers of open tasks are taken for
 ANY_CLIENT = "*"  # in a task's clients: everybody who has a key
 
 # Names of the filters in the chain, by which routes address them.
@@ -89,7 +90,7 @@ def per_host(edge: Edge) -> dict[str, Any]:
     # So open tasks have a key that every gRPC call carries: it is a POST.
     everybody = _KeyPerRoute()
     everybody.key_sources.add(header=":method")
-    everybody.credentials.add(key="POST", client="-")
+    everybody.credentials.add(key="POST", client=EVERYBODY)
     everybody.forwarding.SetInParent()
     return {API_KEY: pack(everybody)}
 

@@ -14,6 +14,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from libs.balancing.endpoint import Endpoint
+from services.gateway.access import EVERYBODY
 from services.gateway.bootstrap import BootstrapOptions, bootstrap
 from services.gateway.listener import ListenerOptions, listener
 from services.gateway.names import LISTENER
@@ -33,10 +34,11 @@ def render(table: Table, files: Mapping[Path, bytes], options: ListenerOptions) 
     """Every resource by its kind, sorted by name, as the control plane serves it, and Envoy's bootstrap."""
     snapshot = _snapshot(table, files, options)
     return {
-        "bootstrap": bootstrap(BootstrapOptions("control.sock", "envoy.sock", table.edge.max_connections)),
+        "bootstrap": bootstrap(BootstrapOptions("control.sock", "envoy.sock")),
         "clusters": _all(snapshot.clusters),
         "endpoints": _all(snapshot.endpoints),
         "listeners": _all(snapshot.listeners),
+        "runtime": _all(snapshot.runtime),
         "routes": [] if snapshot.routes is None else [_json(snapshot.routes)],
         "secrets": _all(snapshot.secrets),
     }
@@ -52,7 +54,9 @@ def render_static(
     for cluster in parts["clusters"]:
         if cluster["type"] == "EDS":
             del cluster["eds_cluster_config"]
-            cluster |= {"type": "STRICT_DNS", "load_assignment": assignments[cluster["name"]]}
+            cluster |= {"type": "STRICT_DNS", "dns_lookup_family": "V4_PREFERRED"}  # as our own resolver does
+            cluster["load_assignment"] = assignments[cluster["name"]]
+    layers = parts["bootstrap"]["layered_runtime"]["layers"]
     (routes,) = parts["routes"]
     # Of the gateway's own services, and of tasks that are not there: both lead to clusters that nobody serves.
     routes["validate_clusters"] = False
@@ -60,12 +64,19 @@ def render_static(
         "node": parts["bootstrap"]["node"],
         "admin": {"address": {"socket_address": {"address": admin.host, "port_value": admin.port}}},
         "overload_manager": parts["bootstrap"]["overload_manager"],
+        "layered_runtime": {"layers": [_fixed(layer, parts["runtime"]) for layer in layers]},
         "static_resources": {
             "clusters": _without_ads(parts["clusters"], routes),
             "listeners": _without_ads(parts["listeners"], routes),
             "secrets": parts["secrets"],
         },
     }
+
+
+def _fixed(layer: Json, runtime: list[Json]) -> Json:
+    """A layer of Envoy's runtime as it is now."""
+    live = {found["name"]: found["layer"] for found in runtime}
+    return {"name": layer["name"], "static_layer": live[layer["name"]]} if layer["name"] in live else layer
 
 
 def one_task(table: Table, task_id: int) -> Table:
@@ -120,8 +131,8 @@ def _walk(value: Any, change: Callable[[Json], Json]) -> Any:
 
 def _discreet(found: Json) -> Json:
     """Names files instead of their content, and hides API keys."""
-    if found.keys() == {"key", "client"}:
-        return found | {"key": HIDDEN}
+    if found.keys() == {"key", "client"} and found["client"] != EVERYBODY:
+        return found | {"key": f"{HIDDEN} {found['client']}'s key"}
     if "inline_bytes" in found:
         content = base64.b64decode(found["inline_bytes"])
         if content.startswith(_FILE):

@@ -13,7 +13,6 @@ from typing import Any
 from google.protobuf.message import Message
 
 from libs.balancing.endpoint import Endpoint
-from libs.balancing.policy import PolicyName
 from services.gateway.bootstrap import LIVE_RUNTIME
 from services.gateway.listener_limits import live_runtime
 from services.gateway.observe import COLLECTOR
@@ -60,14 +59,10 @@ class Snapshot:
 
 
 class Group(Mapping[Endpoint, int]):
-    """Instances with their configured weights. `fixed`: these hold, whatever weights the calls suggest. `hostnames` are
-    the names that the instances were found by, where it matters."""
+    """Instances with their configured weights. `hostnames` are the names that they were found by, where it matters."""
 
-    def __init__(
-        self, members: Mapping[Endpoint, int], *, fixed: bool, hostnames: Mapping[Endpoint, str]
-    ) -> None:
+    def __init__(self, members: Mapping[Endpoint, int], hostnames: Mapping[Endpoint, str]) -> None:
         self._members = members
-        self.fixed = fixed
         self.hostnames = hostnames
 
     def __getitem__(self, endpoint: Endpoint) -> int:
@@ -100,7 +95,7 @@ def _members(pool: Pool, addresses: Mapping[str, Sequence[str]]) -> Group:
             found.setdefault(instance, weight)
             if by_name:
                 names.setdefault(instance, endpoint.host)
-    return Group(found, fixed=pool.policy == PolicyName.ROUND_ROBIN, hostnames=names)
+    return Group(found, names)
 
 
 def build(
@@ -119,20 +114,20 @@ def build(
     """
     checks = health or {}
     clusters = {
-        name: _resource(cluster(pool, table.chain(name)[1:], checks.get(name, HealthCheck.HTTP2)))
+        name: resource(cluster(pool, table.chain(name)[1:], checks.get(name, HealthCheck.HTTP2)))
         for name, pool in table.pools.items()
     }
     if collector is not None:
-        clusters[COLLECTOR] = _resource(collector)
+        clusters[COLLECTOR] = resource(collector)
     return Snapshot(
         clusters=clusters,
         endpoints={
             name: load_assignment(name, pools.get(name, ()), weights.get(name, {})) for name in table.pools
         },
-        routes=_resource(routes(table)),
-        listeners={name: _resource(message) for name, message in (listeners or {}).items()},
-        secrets={name: _resource(message) for name, message in (secrets or {}).items()},
-        runtime={LIVE_RUNTIME: _resource(live_runtime(table.edge))},
+        routes=resource(routes(table)),
+        listeners={name: resource(message) for name, message in (listeners or {}).items()},
+        secrets={name: resource(message) for name, message in (secrets or {}).items()},
+        runtime={LIVE_RUNTIME: resource(live_runtime(table.edge))},
     )
 
 
@@ -142,8 +137,6 @@ def load_assignment(cluster: str, groups: Groups, weights: Mapping[Endpoint, int
     The second group is used while too few of the first are healthy, and so on.
     """
     assignment = _ClusterLoadAssignment(cluster_name=cluster)
-    if groups and isinstance(groups[0], Group) and groups[0].fixed:
-        weights = {}
     if len(groups) > 1:
         assignment.policy.overprovisioning_factor.value = _OVERPROVISIONING
     for priority, members in enumerate(groups if any(groups) else ()):
@@ -160,9 +153,10 @@ def load_assignment(cluster: str, groups: Groups, weights: Mapping[Endpoint, int
             member.load_balancing_weight.value = weights.get(endpoint, configured)
             if priority:
                 member.metadata.filter_metadata[SOCKET_MATCH][GROUP] = str(priority)
-    return _resource(assignment)
+    return resource(assignment)
 
 
-def _resource(message: Message) -> Resource:
+def resource(message: Message) -> Resource:
+    """The message, ready to send."""
     body = pack(message)
     return Resource(body, hashlib.blake2b(body.value, digest_size=8).hexdigest())

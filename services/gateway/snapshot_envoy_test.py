@@ -174,11 +174,14 @@ def test_checks_find_out_who_is_frozen_and_who_says_no(tmp_path: Path) -> None:
 [tasks.1]
 timeout_ms = 5000
 endpoints = {listed(one, two)}
+fallback = {listed(one)}
 [tasks.2]
 endpoints = {listed(one, two)}
+fallback = {listed(one)}
 health_check = "tcp"
 [tasks.3]
 endpoints = ["127.0.0.1:{port}"]
+fallback = {listed(one)}
 health_check = "grpc"
 [tasks.4]
 endpoints = {listed(one)}
@@ -188,16 +191,16 @@ endpoints = ["127.0.0.1:{free_port()}"]
 health_check = "none"
 """
             with gateway(tmp_path, text) as running:
-                # Without a health service http2 is content, grpc is not.
-                eventually(lambda: healthy(running) == [2, 2, 1, 0, 1], "all but what cannot be asked", 20)
+                # Without a health service http2 is content, grpc is not. With a fallback checks come every second.
+                eventually(lambda: healthy(running) == [3, 3, 1, 0, 1], "all but what cannot be asked", 20)
                 two.signal(signal.SIGSTOP)
                 servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
                 # The kernel goes on accepting connections for a frozen process.
-                eventually(lambda: healthy(running) == [1, 2, 0, 0, 1], "frozen, and NOT_SERVING", 40)
+                eventually(lambda: healthy(running) == [2, 3, 0, 0, 1], "frozen, and NOT_SERVING", 40)
                 assert set(spread(running, 1, 20)) == {one.address}
                 two.signal(signal.SIGCONT)
                 servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-                eventually(lambda: healthy(running) == [2, 2, 1, 0, 1], "well again", 20)
+                eventually(lambda: healthy(running) == [3, 3, 1, 0, 1], "well again", 20)
     finally:
         server.stop(None)
 

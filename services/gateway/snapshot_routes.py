@@ -7,8 +7,8 @@ from typing import Any
 
 from services.gateway import access, web
 from services.gateway.bootstrap import CONTROL_CLUSTER
-from services.gateway.names import ROUTES
 from services.gateway.methods import CONTROL, TASK_HEADER
+from services.gateway.names import ROUTES
 from services.gateway.table import Edge, Share, Table, Task
 from services.gateway.xds_messages import message_class, parse
 

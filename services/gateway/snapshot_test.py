@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from libs.balancing.endpoint import Endpoint
+from libs.balancing.policy import PolicyName
 from services.gateway import nodefile
 from services.gateway.methods import CONTROL
 from services.gateway.snapshot import Snapshot, build, load_assignment, resolve
-from services.gateway.table import Table
+from services.gateway.table import BackendTls, HealthCheck, Pool, Share, Table, Task
 from services.gateway.xds_messages import message_class
 
 Cluster = message_class("envoy.config.cluster.v3.Cluster")
@@ -88,6 +92,122 @@ def test_weights_and_addresses_reach_the_load_assignment() -> None:
         .FromString(load_assignment("task-69", [{}], {}).body.value)
         .endpoints
     )
+
+
+def cluster(snapshot: Snapshot, name: str) -> Any:
+    return Cluster.FromString(snapshot.clusters[name].body.value)
+
+
+def assignment(snapshot: Snapshot, name: str) -> Any:
+    return LoadAssignment.FromString(snapshot.endpoints[name].body.value)
+
+
+def with_pools(*pools: Pool, **of_task: Any) -> Table:
+    """A table of these pools, and of task 69 on the first of them."""
+    task = Task(69, 100, pools[0].name, **of_task)
+    return Table({69: task}, {pool.name: pool for pool in pools})
+
+
+ONE = {Endpoint("10.0.0.1", 1): 100}
+TWO = {Endpoint("10.0.0.2", 1): 30}
+
+
+@pytest.mark.parametrize(
+    ("policy", "theirs"),
+    [
+        (PolicyName.ROUND_ROBIN, "ROUND_ROBIN"),
+        (PolicyName.WEIGHTED, "ROUND_ROBIN"),
+        (PolicyName.LEAST_REQUEST, "LEAST_REQUEST"),
+        (PolicyName.PEAK_EWMA, "LEAST_REQUEST"),
+    ],
+)
+def test_policies_are_envoys_nearest(policy: PolicyName, theirs: str) -> None:
+    found = cluster(build(with_pools(Pool("p", ONE, policy)), {}, {}), "p")
+    assert found.lb_policy == Cluster.LbPolicy.Value(theirs)
+
+
+def test_limits_and_the_retry_budget_are_the_pools() -> None:
+    pool = Pool("p", ONE, max_in_flight=20_000, max_queued=5, retry_budget_percent=0)
+    (limits,) = cluster(build(with_pools(pool), {}, {}), "p").circuit_breakers.thresholds
+    assert (limits.max_requests.value, limits.max_pending_requests.value) == (20_000, 5)
+    assert limits.max_connections.value == 20_000
+    assert limits.retry_budget.budget_percent.value == limits.retry_budget.min_retry_concurrency.value == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "found_out", "kind"),
+    [
+        (HealthCheck.AUTO, None, "http_health_check"),
+        (HealthCheck.AUTO, HealthCheck.GRPC, "grpc_health_check"),
+        (HealthCheck.TCP, HealthCheck.GRPC, "tcp_health_check"),
+        (HealthCheck.NONE, HealthCheck.GRPC, None),
+    ],
+)
+def test_health_checks_are_as_said_or_found_out(
+    said: HealthCheck, found_out: HealthCheck | None, kind: str | None
+) -> None:
+    health = {} if found_out is None else {"p": found_out}
+    checks = cluster(
+        build(with_pools(Pool("p", ONE, health_check=said)), {}, {}, health=health), "p"
+    ).health_checks
+    assert [check.WhichOneof("health_checker") for check in checks] == ([] if kind is None else [kind])
+
+
+def test_a_fallback_is_a_second_priority_with_its_own_tls() -> None:
+    table = with_pools(
+        Pool("p", ONE, fallback="q"), Pool("q", TWO, tls=BackendTls(ca=Path("/ca"), server_name="m"))
+    )
+    snapshot = build(table, resolve(table, {}), {})
+    found = assignment(snapshot, "p")
+    assert [group.priority for group in found.endpoints] == [0, 1]
+    assert found.policy.overprovisioning_factor.value == 200
+    (match,) = cluster(snapshot, "p").transport_socket_matches
+    assert match.name == "q"
+    marked = found.endpoints[1].lb_endpoints[0].metadata.filter_metadata["envoy.transport_socket_match"]
+    assert dict(marked) == dict(match.match)
+    assert not cluster(snapshot, "p").HasField("transport_socket")
+    assert cluster(snapshot, "q").HasField("transport_socket")
+    assert not assignment(snapshot, "q").HasField("policy")
+
+
+def test_instances_keep_their_names_where_certificates_are_for_names() -> None:
+    table = with_pools(Pool("p", {Endpoint("a.svc", 1): 100}, tls=BackendTls(ca=Path("/ca"))))
+    found = assignment(build(table, resolve(table, {"a.svc": ["10.0.0.1"]}), {}), "p")
+    assert found.endpoints[0].lb_endpoints[0].endpoint.hostname == "a.svc"
+
+
+def test_a_canary_takes_its_share_and_a_shadow_copies() -> None:
+    table = with_pools(
+        Pool("p", ONE), Pool("c", TWO), Pool("s", TWO), canary=Share("c", 0.5), shadow=Share("s", 25)
+    )
+    action = actions(build(table, {}, {}))["69"].route
+    assert [(c.name, c.weight.value) for c in action.weighted_clusters.clusters] == [
+        ("p", 995_000),
+        ("c", 5_000),
+    ]
+    (mirror,) = action.request_mirror_policies
+    assert (mirror.cluster, mirror.runtime_fraction.default_value.numerator) == ("s", 250_000)
+
+
+def test_only_tasks_that_ask_for_it_carry_a_retry_policy() -> None:
+    for retries, told in ((1, None), (0, ""), (3, "unavailable")):
+        action = actions(build(with_pools(Pool("p", ONE), retries=retries), {}, {}))["69"].route
+        assert action.HasField("retry_policy") == (told is not None)
+        if told is not None:
+            assert told in action.retry_policy.retry_on
+            assert action.retry_policy.num_retries.value == retries
+
+
+def test_an_edit_of_weights_limits_of_a_task_or_endpoints_never_rebuilds_a_cluster() -> None:
+    before = with_pools(Pool("p", ONE), Pool("c", TWO))
+    after = with_pools(
+        Pool("p", {**TWO, Endpoint("10.0.0.3", 1): 5}),
+        Pool("c", ONE),
+        canary=Share("c", 1),
+        retries=0,
+        max_qps=5,
+    )
+    assert build(before, resolve(before, {}), {}).clusters == build(after, resolve(after, {}), {}).clusters
 
 
 def test_the_same_table_gives_the_same_versions() -> None:
