@@ -1,219 +1,45 @@
-"""The aggregated discovery service: what an Envoy holds, has been sent, and is to be sent next."""
+"""The aggregated discovery service: serves the current table to every Envoy and every gRPC client that connects."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
 
-from services.gateway.names import ROUTES
+from services.gateway.discovery_stream import Stream
+from services.gateway.names import LISTENER
 from services.gateway.snapshot import Resource, Snapshot
-from services.gateway.xds_messages import message_class, stream_handler
+from services.gateway.xds_clients import ClientView
+from services.gateway.xds_clients_stream import ClientStream
+from services.gateway.xds_messages import stream_handler
 
 log = logging.getLogger(__name__)
 
 _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
-_DiscoveryResponse = message_class("envoy.service.discovery.v3.DiscoveryResponse")
 
-_PREFIX = "type.googleapis.com/envoy.config."
-CLUSTER = _PREFIX + "cluster.v3.Cluster"
-ENDPOINTS = _PREFIX + "endpoint.v3.ClusterLoadAssignment"
-ROUTE = _PREFIX + "route.v3.RouteConfiguration"
-LISTENER = _PREFIX + "listener.v3.Listener"
-SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
-RUNTIME = "type.googleapis.com/envoy.service.runtime.v3.Runtime"
-_WILDCARD = (CLUSTER, LISTENER)  # subscribed to as a whole; the others by name
+# In the metadata of an Envoy's node: the address that it takes calls at. Ours has none, and gets the gateway's own.
+LISTEN_METADATA = "listen"
 
-# Routes to a new pool wait until Envoy has the pool's instances, but not for ever: an Envoy that never asks
-# for them must still get the rest of the table.
-ROUTES_WAIT_S = 3.0
-
-
-@dataclass(slots=True)
-class _Type:
-    """One resource type on one stream."""
-
-    subscribed: bool = False
-    names: frozenset[str] = frozenset()
-    sent: dict[str, Resource] = field(default_factory=dict)  # what Envoy holds once it has answered
-    nonce: str = ""  # of the last response
-    answered: bool = True
-    error: str = ""
-
-    def holds(self, name: str, resource: Resource) -> bool:
-        sent = self.sent.get(name)
-        return sent is not None and sent.version == resource.version
-
-    @property
-    def idle(self) -> bool:
-        return self.subscribed and self.answered
-
-
-class Stream:
-    """One ADS stream without any I/O: feed it requests, ask it what to send.
-
-    The order keeps every call routable (make before break): clusters, then their endpoints, then the routes
-    that name them; a cluster is taken away only after the routes that named it are gone. At most one response
-    of a type is unanswered, so a slow Envoy is not flooded, and what it rejected is not sent again until it
-    changes.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._clusters, self._endpoints, self._routes = _Type(), _Type(), _Type()
-        self._listeners, self._secrets, self._runtime = _Type(), _Type(), _Type()
-        self._types = {
-            CLUSTER: self._clusters,
-            ENDPOINTS: self._endpoints,
-            ROUTE: self._routes,
-            LISTENER: self._listeners,
-            SECRET: self._secrets,
-            RUNTIME: self._runtime,
-        }
-        self._nonces = itertools.count(1)
-        self._routed: frozenset[str] = frozenset()  # clusters that the accepted routes name
-        self._routing: frozenset[str] = frozenset()  # clusters that the last routes sent name
-        self._waiting: tuple[str, float] | None = None  # version of the routes held back, and until when
-
-    def on_request(self, request: Any) -> str | None:
-        """Takes in a subscription, an ACK or a NACK. Returns what Envoy says is wrong when it is a NACK."""
-        state = self._types.get(request.type_url)
-        if state is None or (request.response_nonce and request.response_nonce != state.nonce):
-            return None  # a type that is not served here, or an answer that a newer response has overtaken
-        state.subscribed = True
-        if request.type_url not in _WILDCARD:
-            state.names = frozenset(request.resource_names)
-            # What Envoy no longer asks for it has dropped: it is sent again if it comes back.
-            state.sent = {name: resource for name, resource in state.sent.items() if name in state.names}
-        if not request.response_nonce or state.answered:
-            return None
-        state.answered = True
-        if request.HasField("error_detail"):
-            state.error = f"{request.type_url.rpartition('.')[2]}: {request.error_detail.message}"
-            if request.type_url == ROUTE:
-                self._routing = self._routed
-            return state.error
-        state.error = ""
-        if request.type_url == ROUTE:
-            self._routed = self._routing
-        return None
-
-    def outbox(self, snapshot: Snapshot) -> list[Any]:
-        """What to send now to bring Envoy nearer to the snapshot. Asked again without news, it is empty."""
-        if snapshot.routes is None:
-            return []
-        found = (
-            self._next_clusters(snapshot),
-            self._next_named(ENDPOINTS, snapshot.endpoints),
-            self._next_named(RUNTIME, snapshot.runtime),
-            self._next_named(SECRET, snapshot.secrets),
-            self._next_listeners(snapshot),
-            self._next_routes(snapshot),
-        )
-        return [response for response in found if response is not None]
-
-    def settled(self, snapshot: Snapshot) -> bool:
-        """Envoy has accepted the whole snapshot and holds nothing else."""
-        return (
-            snapshot.routes is not None
-            and all(state.idle and not state.error for state in self._types.values() if state.subscribed)
-            and self._routes.subscribed
-            and all(self._listeners.holds(*each) for each in snapshot.listeners.items())
-            and self._holds_asked(self._secrets, snapshot.secrets)
-            and self._holds_asked(self._runtime, snapshot.runtime)
-            and self._clusters.sent.keys() == snapshot.clusters.keys()
-            and self._has_pools(snapshot)
-            and self._routes.holds(ROUTES, snapshot.routes)
-        )
-
-    @staticmethod
-    def _holds_asked(state: _Type, resources: Mapping[str, Resource]) -> bool:
-        return all(state.holds(name, resources[name]) for name in state.names if name in resources)
-
-    def next_wake(self) -> float | None:
-        """Seconds after which `outbox` may have more even without a request; None: not before one."""
-        return None if self._waiting is None else max(0.0, self._waiting[1] - self._clock())
-
-    def _has_pools(self, snapshot: Snapshot) -> bool:
-        return (
-            self._clusters.idle
-            and self._endpoints.idle
-            and all(self._clusters.holds(name, resource) for name, resource in snapshot.clusters.items())
-            and all(self._endpoints.holds(name, resource) for name, resource in snapshot.endpoints.items())
-        )
-
-    def _next_clusters(self, snapshot: Snapshot) -> Any | None:
-        state = self._clusters
-        if not state.idle:
-            return None
-        in_use = self._routed | self._routing
-        wanted = {name: r for name, r in state.sent.items() if name in in_use} | dict(snapshot.clusters)
-        changed = [name for name, resource in wanted.items() if not state.holds(name, resource)]
-        if not changed and wanted.keys() == state.sent.keys():
-            return None
-        for name in changed:  # a cluster that is new or rebuilt waits for its endpoints
-            self._endpoints.sent.pop(name, None)
-        return self._respond(CLUSTER, wanted, wanted.values())
-
-    def _next_named(self, type_url: str, resources: Mapping[str, Resource]) -> Any | None:
-        state = self._types[type_url]
-        if not state.idle:
-            return None
-        changed = {
-            name: resource
-            for name, resource in resources.items()
-            if name in state.names and not state.holds(name, resource)
-        }
-        return self._respond(type_url, state.sent | changed, changed.values()) if changed else None
-
-    def _next_listeners(self, snapshot: Snapshot) -> Any | None:
-        state, wanted = self._listeners, dict(snapshot.listeners)
-        if not state.idle or (
-            wanted.keys() == state.sent.keys() and all(state.holds(*each) for each in wanted.items())
-        ):
-            return None
-        return self._respond(LISTENER, wanted, wanted.values())
-
-    def _next_routes(self, snapshot: Snapshot) -> Any | None:
-        state, routes = self._routes, snapshot.routes
-        if routes is None or not state.idle or state.holds(ROUTES, routes):
-            self._waiting = None
-            return None
-        if not self._has_pools(snapshot):
-            if self._waiting is None or self._waiting[0] != routes.version:
-                self._waiting = (routes.version, self._clock() + ROUTES_WAIT_S)
-            if self._clock() < self._waiting[1]:
-                return None
-        self._waiting = None
-        self._routing = frozenset(snapshot.clusters)
-        return self._respond(ROUTE, {ROUTES: routes}, [routes])
-
-    def _respond(self, type_url: str, state_after: dict[str, Resource], resources: Iterable[Resource]) -> Any:
-        state = self._types[type_url]
-        state.sent, state.nonce, state.answered = state_after, str(next(self._nonces)), False
-        return _DiscoveryResponse(
-            version_info=state.nonce,
-            nonce=state.nonce,
-            type_url=type_url,
-            resources=[resource.body for resource in resources],
-        )
+ListenerAt = Callable[[str, int], Resource]
 
 
 class Discovery:
-    """Serves the current snapshot to every Envoy that connects."""
+    """Streams are of two kinds: an Envoy gets the snapshot, a gRPC client what it asks for of the client view."""
 
     def __init__(self) -> None:
         self._snapshot = Snapshot()
+        self._clients: ClientView | None = None
+        self._listener_at: ListenerAt | None = None
+        self._listeners: dict[tuple[str, int], Resource] = {}  # of this snapshot, for Envoys elsewhere
         self._wakers: set[asyncio.Event] = set()
-        self._streams: set[Stream] = set()
-        self.last_error = ""  # the last NACK, until everything is accepted again
+        self._streams: dict[Stream, tuple[str, int] | None] = {}
+        self.client_count = 0
+        self.last_error = ""  # the last rejection by an Envoy, until everything is accepted again
 
     @property
     def snapshot(self) -> Snapshot:
@@ -227,12 +53,29 @@ class Discovery:
     @property
     def settled(self) -> bool:
         """At least one Envoy is connected and all of them have accepted all of the snapshot."""
-        return bool(self._streams) and all(stream.settled(self._snapshot) for stream in self._streams)
+        return bool(self._streams) and all(
+            stream.settled(self._snapshot_for(address)) for stream, address in self._streams.items()
+        )
 
-    def update(self, snapshot: Snapshot) -> None:
+    def update(
+        self,
+        snapshot: Snapshot,
+        clients: ClientView | None = None,
+        listener_at: ListenerAt | None = None,
+    ) -> None:
+        """Serves this from now on. `listener_at` makes the listener of an Envoy that takes calls at another address."""
         self._snapshot = snapshot
-        for waker in self._wakers:
-            waker.set()
+        self._clients = clients
+        self._listener_at = listener_at
+        self._listeners.clear()
+        self._wake()
+
+    def reweigh(self, snapshot: Snapshot) -> None:
+        """The same with other weights."""
+        self._snapshot = snapshot
+        if self._clients is not None:
+            self._clients = self._clients.reweighed()
+        self._wake()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The service for a grpc.aio server."""
@@ -240,32 +83,112 @@ class Discovery:
             _SERVICE, "StreamAggregatedResources", "envoy.service.discovery.v3.DiscoveryRequest", self._stream
         )
 
-    async def _stream(self, request_iterator: AsyncIterator[Any], context: object) -> AsyncIterator[Any]:
-        stream, waker = Stream(), asyncio.Event()
-        self._streams.add(stream)
+    def _wake(self) -> None:
+        for waker in self._wakers:
+            waker.set()
+
+    def _snapshot_for(self, address: tuple[str, int] | None) -> Snapshot:
+        if address is None or self._listener_at is None or self._snapshot.routes is None:
+            return self._snapshot
+        if address not in self._listeners:
+            self._listeners[address] = self._listener_at(*address)
+        return replace(self._snapshot, listeners={LISTENER: self._listeners[address]})
+
+    async def _stream(self, requests: AsyncIterator[Any], context: object) -> AsyncIterator[Any]:
+        first = await anext(aiter(requests), None)
+        if first is None:
+            return
+        # gRPC's libraries say "gRPC C-core", "gRPC Go", "gRPC Java"; Envoy says "envoy".
+        serve = self._serve_client if first.node.user_agent_name.startswith("gRPC") else self._serve_envoy
+        async with contextlib.aclosing(serve(first, requests)) as responses:
+            async for response in responses:
+                yield response
+
+    async def _serve_envoy(self, first: Any, requests: AsyncIterator[Any]) -> AsyncGenerator[Any]:
+        stream, address = Stream(), _address(first.node)
+        self._streams[stream] = address
+
+        def heard(request: Any) -> None:
+            error = stream.on_request(request)
+            if error:
+                self.last_error = error
+                log.error("Envoy rejected the configuration and keeps what it has: %s", error)
+
+        def outbox() -> list[Any]:
+            found = stream.outbox(self._snapshot_for(address))
+            if self.last_error and self.settled:
+                self.last_error = ""
+            return found
+
+        try:
+            async with contextlib.aclosing(
+                self._exchange(first, requests, heard, outbox, stream.next_wake)
+            ) as responses:
+                async for response in responses:
+                    yield response
+        finally:
+            del self._streams[stream]
+
+    async def _serve_client(self, first: Any, requests: AsyncIterator[Any]) -> AsyncGenerator[Any]:
+        stream = ClientStream()
+
+        def heard(request: Any) -> None:
+            error = stream.on_request(request)
+            if error:
+                log.error("a gRPC client rejected the configuration and keeps what it has: %s", error)
+
+        def outbox() -> list[Any]:
+            return stream.outbox(self._clients) if self._clients is not None else []
+
+        self.client_count += 1
+        try:
+            async with contextlib.aclosing(
+                self._exchange(first, requests, heard, outbox, lambda: None)
+            ) as responses:
+                async for response in responses:
+                    yield response
+        finally:
+            self.client_count -= 1
+
+    async def _exchange(
+        self,
+        first: Any,
+        requests: AsyncIterator[Any],
+        heard: Callable[[Any], None],
+        outbox: Callable[[], list[Any]],
+        next_wake: Callable[[], float | None],
+    ) -> AsyncGenerator[Any]:
+        waker = asyncio.Event()
         self._wakers.add(waker)
-        reader = asyncio.create_task(self._read(stream, request_iterator, waker))
+
+        async def read() -> None:
+            try:
+                async for request in requests:
+                    heard(request)
+                    waker.set()
+            finally:
+                waker.set()
+
+        heard(first)
+        reader = asyncio.create_task(read())
         try:
             while not reader.done():
                 waker.clear()
-                for response in stream.outbox(self._snapshot):
+                for response in outbox():
                     yield response
-                if self.last_error and self.settled:
-                    self.last_error = ""
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(waker.wait(), stream.next_wake())
+                    await asyncio.wait_for(waker.wait(), next_wake())
         finally:
             reader.cancel()
-            self._streams.discard(stream)
             self._wakers.discard(waker)
 
-    async def _read(self, stream: Stream, requests: AsyncIterator[Any], waker: asyncio.Event) -> None:
-        try:
-            async for request in requests:
-                error = stream.on_request(request)
-                if error:
-                    self.last_error = error
-                    log.error("Envoy rejected the configuration and keeps what it has: %s", error)
-                waker.set()
-        finally:
-            waker.set()
+
+def _address(node: Any) -> tuple[str, int] | None:
+    """Where an Envoy says that it takes calls; None when it does not say."""
+    if LISTEN_METADATA not in node.metadata.fields:
+        return None
+    host, _, port = node.metadata.fields[LISTEN_METADATA].string_value.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        log.error("an Envoy's node names no address by %r", LISTEN_METADATA)
+        return None
+    return host.strip("[]"), int(port)

@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 from services.gateway import nodefile
-from services.gateway.discovery import CLUSTER, ENDPOINTS, ROUTE, ROUTES_WAIT_S, Stream
+from services.gateway.discovery_stream import ROUTES_WAIT_S, Stream
+from services.gateway.discovery_types import CLUSTER, ENDPOINTS, ROUTE
 from services.gateway.snapshot import Snapshot, build, load_assignment, resolve
 from services.gateway.xds_messages import message_class
 

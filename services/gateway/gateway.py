@@ -32,7 +32,7 @@ from services.gateway.observe import collector_cluster
 from services.gateway.own_services import OwnServices
 from services.gateway.process import EnvoyAdmin
 from services.gateway.resolver import Resolver
-from services.gateway.snapshot import Group, build, load_assignment, resolve
+from services.gateway.snapshot import Group, build, load_assignment, resolve, resource
 from services.gateway.status import Overview
 from services.gateway.status_monitor import Monitor
 from services.gateway.status_monitor import Sources as Watched
@@ -42,6 +42,7 @@ from services.gateway.supervisor_link import EnvoyState
 from services.gateway.table import Table
 from services.gateway.tls import secrets
 from services.gateway.watch import Contents, changes
+from services.gateway.xds_clients import ClientView
 
 log = logging.getLogger(__name__)
 
@@ -185,20 +186,21 @@ class Gateway:
                 listeners={LISTENER: self._listener()},
                 secrets=secrets(self.table.edge, self.files, self.table.pools.values()),
                 collector=self._collector(),
-            )
+            ),
+            ClientView(self.table, self.pools, self.weights.of),
+            lambda host, port: resource(self._listener_at(host, port)),
         )
 
     def _listener(self) -> Any:
-        return listener(
-            ListenerOptions(
-                host=self.options.listen_host,
-                port=self.place.listen_port,
-                max_message_bytes=self.options.max_message_bytes,
-                counters=self.counters.path if self.counters else None,
-            ),
-            self.table,
-            self.files,
+        return self._listener_at(
+            self.options.listen_host, self.place.listen_port, self.counters.path if self.counters else None
         )
+
+    def _listener_at(self, host: str, port: int, counters: Path | None = None) -> Any:
+        options = ListenerOptions(
+            host=host, port=port, max_message_bytes=self.options.max_message_bytes, counters=counters
+        )
+        return listener(options, self.table, self.files)
 
     def _collector(self) -> Any | None:
         """Where spans go; None without tracing."""
@@ -221,7 +223,7 @@ class Gateway:
     def _reweigh(self, pools: Iterable[str]) -> None:
         changed = {name: load_assignment(name, self.pools[name], self.weights.of(name)) for name in pools}
         if changed:
-            self.discovery.update(self.discovery.snapshot.with_endpoints(changed))
+            self.discovery.reweigh(self.discovery.snapshot.with_endpoints(changed))
 
     async def _follow_files(self) -> None:
         async for contents in changes(lambda: self.reloader.seen):
