@@ -100,7 +100,7 @@ def _connection_manager(options: ListenerOptions, table: Table, files: Files, be
             "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "10s"},
         },
         "http_filters": [*before, _routing_filter(options), *access.filters(table, files), _router()],
-        "local_reply_config": local_replies(options.max_message_bytes, closed=closed),
+        "local_reply_config": local_replies(options.max_message_bytes, closed=closed, web=table.edge.web),
         # Callers are not trusted with x-envoy-* headers, which could change timeouts and retries: with no
         # internal address range every caller is external, and Envoy removes what they sent.
         "use_remote_address": False,

@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from services.gateway.access import KEY_HEADER
-from services.gateway.methods import TASK_HEADER
+from services.gateway.methods import TASK_HEADER, WPAI
 
 Json = dict[str, Any]
 
 _TASK = f"task %REQ({TASK_HEADER})%"
 _CEL = "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
+
+_SPOKEN = (
+    "this port speaks gRPC (HTTP/2, content-type application/grpc), and over HTTP/1.1 or TLS gRPC-Web (content-type"
+    ' application/grpc-web) and JSON: POST a request like {"modelSpec": {"name": "textcnn-69"}} to /<service>/<method>,'
+    f" for example /{WPAI}/Predict\n"
+)
 
 # (Envoy's response flags, gRPC status, message). First match.
 _BY_FLAG: tuple[tuple[tuple[str, ...], int, str], ...] = (
@@ -57,8 +63,9 @@ _BY_DETAILS: tuple[tuple[str, int, str], ...] = (
 )
 
 
-def local_replies(max_message_bytes: int, *, closed: bool) -> Json:
-    """The listener's `local_reply_config`. `closed`: some task asks who the caller is."""
+def local_replies(max_message_bytes: int, *, closed: bool, web: bool) -> Json:
+    """The listener's `local_reply_config`. `closed`: some task asks who the caller is. `web`: JSON and gRPC-Web are
+    spoken on this port, over HTTP/1.1 where there is no TLS."""
     # Before the flags: the route of unknown tasks leads to no cluster, which has a flag too.
     mappers = [_reply(_status_is(404), 5, f"{_TASK} is not configured in this gateway")]
     mappers += [
@@ -87,6 +94,8 @@ def local_replies(max_message_bytes: int, *, closed: bool) -> Json:
             f"{_TASK} is limited to %RESP(X-DL-LIMIT)% calls a second: slow down, or have its max_qps raised",
         ),
     ]
+    if web:
+        mappers.append({"filter": _status_is(415), "body_format_override": _text(_SPOKEN)})
     return {"mappers": mappers}
 
 
@@ -100,8 +109,12 @@ def _reply(match: Json, grpc_status: int, message: str) -> Json:
                 "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
             }
         ],
-        "body_format_override": {"text_format_source": {"inline_string": message}},
+        "body_format_override": _text(message),
     }
+
+
+def _text(message: str) -> Json:
+    return {"text_format_source": {"inline_string": message}}
 
 
 def _status_is(code: int) -> Json:

@@ -79,7 +79,7 @@ def test_no_instance_is_unavailable_at_once(setup: Setup, task: int) -> None:
     answer = setup[0].predict(f"a-{task}")
     assert answer.code == grpc.StatusCode.UNAVAILABLE
     assert f"task {task}" in answer.message
-    assert "node file" in answer.message
+    assert "correct its addresses" in answer.message
     assert answer.took_s < 0.9  # not the deadline of a second
 
 
@@ -176,7 +176,6 @@ def test_what_is_not_grpc_gets_a_clear_http_error(setup: Setup) -> None:
     for method, body, kind in (
         ("GET", None, "text/html"),
         ("POST", "{}", "application/json"),
-        ("POST", "x", "application/grpc-web"),
     ):
         connection = http.client.HTTPConnection(setup[0].address, timeout=5)
         with contextlib.closing(connection):
