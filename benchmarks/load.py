@@ -29,7 +29,12 @@ class Result:
     p99_us: float
 
 
-_PACKAGES = {"h2load": "nghttp2-client", "nghttpd": "nghttp2-server", "nginx": "nginx-light", "haproxy": "haproxy"}
+_PACKAGES = {
+    "h2load": "nghttp2-client",
+    "nghttpd": "nghttp2-server",
+    "nginx": "nginx-light",
+    "haproxy": "haproxy",
+}
 
 
 def require(*tools: str) -> None:
@@ -82,6 +87,21 @@ def find_child(pid: int, name: str) -> int:
     raise LookupError(f"no {name} below process {pid}")
 
 
+def h2load_command(
+    address: str, path: str, body_file: str, in_flight: int, headers: tuple[str, ...] = ()
+) -> tuple[list[str], int]:
+    """h2load keeping `in_flight` calls open, over as many of up to 8 connections as share them evenly; and how many."""
+    connections = max(count for count in range(1, 9) if in_flight % count == 0)
+    command = [
+        "h2load", f"http://{address}{path}", "-d", body_file, "-t", "1",
+        "-c", str(connections), "-m", str(in_flight // connections),
+        "-H", "content-type: application/grpc", "-H", "te: trailers",
+    ]  # fmt: skip
+    for header in headers:
+        command += ["-H", header]
+    return command, connections
+
+
 def run(
     address: str,
     path: str,
@@ -96,18 +116,10 @@ def run(
 
     h2load does not look at grpc-status: check the target with a real client before and after.
     """
-    # as many of up to 8 connections as share the calls evenly
-    connections = max(count for count in range(1, 9) if in_flight % count == 0)
     with tempfile.NamedTemporaryFile() as body, tempfile.NamedTemporaryFile() as log:
         body.write(frame(message))
         body.flush()
-        command = [
-            "h2load", f"http://{address}{path}", "-d", body.name, "-t", "1",
-            "-c", str(connections), "-m", str(in_flight // connections),
-            "-H", "content-type: application/grpc", "-H", "te: trailers",
-        ]  # fmt: skip
-        for header in headers:
-            command += ["-H", header]
+        command, _ = h2load_command(address, path, body.name, in_flight, headers)
         if warm_up_s:
             _h2load([*command, "-D", str(warm_up_s)], seconds)
         before = cpu_seconds(pid)
@@ -116,6 +128,28 @@ def run(
         # its columns: when the request began, HTTP status, microseconds until the end of the answer
         took = sorted(int(line.split()[2]) for line in Path(log.name).read_text().splitlines())
     return Result(rate, spent / done * 1e6, took[len(took) // 2], took[len(took) * 99 // 100])
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Some seconds of a steady rate: requests ended, and those that had no HTTP answer or a bad one."""
+
+    done: int
+    failed: int
+
+
+def steady(address: str, path: str, message: bytes, rate: float, seconds: int) -> Served:
+    """Sends `rate` calls a second, over 8 connections, for some seconds. Failed ones are counted, not raised."""
+    with tempfile.NamedTemporaryFile() as body, tempfile.NamedTemporaryFile() as log:
+        body.write(frame(message))
+        body.flush()
+        command, connections = h2load_command(address, path, body.name, 512)
+        each = max(1, round(rate / connections))
+        # a number of requests, since at the end of a duration those in flight would be cancelled
+        command += ["-n", str(each * connections * seconds), "--rps", str(each), "--log-file", log.name]
+        subprocess.run(command, stdout=subprocess.DEVNULL, timeout=seconds + 60, check=True)
+        statuses = [line.split()[1] for line in Path(log.name).read_text().splitlines()]
+    return Served(len(statuses), sum(status != "200" for status in statuses))
 
 
 def _h2load(command: list[str], seconds: int) -> tuple[float, int]:
