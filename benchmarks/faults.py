@@ -1,13 +1,16 @@
 """What callers notice when an instance of three dies, freezes, slows down, fails or vanishes: a steady load through
-the gateway while it happens. Also: edits of the node file and restarts of every instance under load.
+the gateway while it happens. Also: edits of the node file, restarts of every instance, new certificates.
 
-Bars: 99.9 % of an episode's calls succeed; no call fails in edits and restarts. Ends with status 1 when one is broken.
+Bars: 99.9 % of an episode's calls succeed; no call fails in those changes. Ends with status 1 when one is broken.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
+import ssl
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -60,20 +63,26 @@ FAULTS = (
     Fault("internal", lambda i, _: i.tell("status INTERNAL"), lambda i, _: i.tell("status OK")),
     Fault("vanished", _cut, _mend, linked=True),
 )
-EDITS, ROLLING = "edits", "rolling"
+EDITS, ROLLING, CERTIFICATES = "edits", "rolling", "certificates"
 
 Row = tuple[str, ...]
 
 
 @contextlib.contextmanager
-def place(options: argparse.Namespace, linked: bool = False) -> Iterator[tuple[Site, instances.Link | None]]:
+def place(
+    options: argparse.Namespace, linked: bool = False, config: str = "", roots: bytes = b""
+) -> Iterator[tuple[Site, instances.Link | None]]:
     """Three fresh instances and a fresh gateway; the first instance is the one that suffers."""
     with contextlib.ExitStack() as stack:
         link = stack.enter_context(instances.link()) if linked else None
         first = Instance(link.far, health=options.health, namespace=link.name) if link else None
         others = [Instance(health=options.health) for _ in range(2 if first else 3)]
         everyone = [first, *others] if first else others
-        yield stack.enter_context(site.site(options.dist, everyone, folder=options.work)), link
+        timeout_ms = round(options.timeout * 1000)
+        there = site.site(
+            options.dist, everyone, timeout_ms=timeout_ms, folder=options.work, config=config, roots=roots
+        )
+        yield stack.enter_context(there), link
 
 
 def suffer(fault: Fault, options: argparse.Namespace) -> tuple[Row, bool]:
@@ -93,7 +102,9 @@ def suffer(fault: Fault, options: argparse.Namespace) -> tuple[Row, bool]:
     before = [call.took_s for call in episodes.between(done, begun - BEFORE_S / 2, begun)]
     during = [call.took_s for call in episodes.between(done, begun, ended)]
     shares = episodes.shares(there.samples, victim.address)
-    shed = episodes.first_window([s for s in shares if s[0] < ended - episodes.WINDOW_S], begun, episodes.SHED_BELOW)
+    shed = episodes.first_window(
+        [s for s in shares if s[0] < ended - episodes.WINDOW_S], begun, episodes.SHED_BELOW
+    )
     late = [share for at, share in shares if begun + 2.0 <= at < ended - episodes.WINDOW_S]
     recovered = episodes.first_window_above(shares, ended, episodes.RECOVERED_ABOVE)
     held = episodes.success(episode) >= SUCCESS_BAR
@@ -101,7 +112,10 @@ def suffer(fault: Fault, options: argparse.Namespace) -> tuple[Row, bool]:
         for at, share in shares[::3]:
             print(f"    {at - begun:6.1f} s  {share:6.1%}", file=sys.stderr)
         for call in sorted((c for c in episode if not c.ok), key=lambda c: c.due_s)[:40]:
-            print(f"    {call.due_s - begun:6.2f} s  {call.status} {call.took_s:.3f} s {call.message}", file=sys.stderr)
+            print(
+                f"    {call.due_s - begun:6.2f} s  {call.status} {call.took_s:.3f} s {call.message}",
+                file=sys.stderr,
+            )
     row = (
         fault.name, str(len(episode)), f"{episodes.success(episode):.3%}", "ok" if held else "BROKEN",
         _seconds(shed), f"{sum(late) / len(late):.1%}" if late else "-", _seconds(recovered),
@@ -124,7 +138,7 @@ def edit(options: argparse.Namespace) -> tuple[Row, bool]:
                 before = there.status()["config"]["version"]
                 edited = time.monotonic()
                 others = "".join(there.line(1000 + number * 10 + task) for task in range(number % 7))
-                there.write_nodes(there.line(timeout_ms=5000 + number) + others)
+                there.write_nodes(there.line(timeout_ms=there.timeout_ms + number) + others)
                 while there.status()["config"]["version"] == before and time.monotonic() < edited + 5.0:
                     time.sleep(0.01)
                 took.append(time.monotonic() - edited)
@@ -148,6 +162,53 @@ def roll(options: argparse.Namespace) -> tuple[Row, bool]:
     return _count("rolling restart", episodes.between(calls.calls, begun, time.monotonic()), took)
 
 
+def certify(options: argparse.Namespace) -> tuple[Row, bool]:
+    """The gateway's certificate is replaced under load, until each time a new caller is shown the new one."""
+    pairs = [_certificate(options.work, name) for name in ("one", "two")]
+    roots = b"".join(cert.read_bytes() for cert, _ in pairs)
+    cert, key = options.work / "served.pem", options.work / "served.key"
+
+    def serve(pair: tuple[Path, Path]) -> None:
+        for source, target in zip(pair, (cert, key), strict=True):
+            fresh = target.with_suffix(".new")
+            shutil.copy(source, fresh)
+            fresh.rename(target)
+
+    serve(pairs[0])
+    config = '[listener]\ntls = { cert = "served.pem", key = "served.key" }\n'
+    with place(options, config=config, roots=roots) as (there, _):
+        host, _, port = there.gateway.address.rpartition(":")
+        took = []
+        with there.load(options.rate, options.timeout) as calls:
+            time.sleep(1.0)
+            begun = time.monotonic()
+            for number in range(1, options.certificates + 1):
+                changed = time.monotonic()
+                serve(pairs[number % 2])
+                wanted = pairs[number % 2][0].read_text().split()
+                while ssl.get_server_certificate((host, int(port)), timeout=5).split() != wanted:
+                    if time.monotonic() > changed + 10.0:
+                        raise RuntimeError("the new certificate was not taken up within 10 s")
+                    time.sleep(0.02)
+                took.append(time.monotonic() - changed)
+                time.sleep(0.5)
+            time.sleep(1.0)
+    return _count(
+        f"{options.certificates} certificates", episodes.between(calls.calls, begun, time.monotonic()), took
+    )
+
+
+def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate that signs itself, and its key. Needs openssl."""
+    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:gateway.test", "-out", str(cert), "-keyout", str(key)],
+        check=True, capture_output=True, timeout=20,
+    )  # fmt: skip
+    return cert, key
+
+
 def _count(name: str, calls: list[Call], took: list[float]) -> tuple[Row, bool]:
     failed = sum(not call.ok for call in calls)
     p99 = episodes.percentile([call.took_s for call in calls], 0.99)
@@ -163,18 +224,26 @@ def _seconds(value: float | None) -> str:
 
 
 def main() -> int:
-    names = [fault.name for fault in FAULTS] + [EDITS, ROLLING]
+    names = [fault.name for fault in FAULTS] + [EDITS, ROLLING, CERTIFICATES]
     parser = argparse.ArgumentParser(
-        prog="faults", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="faults",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dist", type=Path, default=Path("dist"), help="folder of the PEXes [%(default)s]")
-    parser.add_argument("--work", type=Path, default=Path("var/benchmarks"), help="folder of logs [%(default)s]")
+    parser.add_argument(
+        "--work", type=Path, default=Path("var/benchmarks"), help="folder of logs [%(default)s]"
+    )
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="some episodes alone")
     parser.add_argument("--rate", type=float, default=300.0, help="calls a second [%(default)g]")
-    parser.add_argument("--timeout", type=float, default=1.0, help="deadline of a call, seconds [%(default)g]")
+    parser.add_argument(
+        "--timeout", type=float, default=1.0, help="deadline of a call, seconds [%(default)g]"
+    )
     parser.add_argument("--fault-seconds", type=float, default=10.0, help="length of a fault [%(default)g]")
     parser.add_argument("--after-seconds", type=float, default=12.0, help="watched after it [%(default)g]")
     parser.add_argument("--edits", type=int, default=100, help="of the node file [%(default)s]")
+    parser.add_argument("--certificates", type=int, default=10, help="times they are replaced [%(default)s]")
     parser.add_argument(
         "--no-health", dest="health", action="store_false", help="instances without grpc.health.v1"
     )
@@ -201,6 +270,8 @@ def main() -> int:
         note(changes, edit(options))
     if ROLLING in options.only:
         note(changes, roll(options))
+    if CERTIFICATES in options.only:
+        note(changes, certify(options))
     load_text = f"{options.rate:g} calls a second, deadline {options.timeout:g} s"
     if faults:
         head = ("fault of 1 in 3", "calls", "success", f">= {SUCCESS_BAR:.1%}", "shed s", "share", "recover s",

@@ -39,6 +39,7 @@ class OpenLoop:
     rate: float
     timeout_s: float = 1.0
     connections: int = 4
+    roots: bytes = b""  # with them TLS: the certificates that the server may have
     calls: list[Call] = field(default_factory=list)
     sent: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -48,7 +49,12 @@ class OpenLoop:
     def __enter__(self) -> Self:
         for _ in range(self.connections):
             options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-            channel = grpc.insecure_channel(self.address, options=options)
+            if self.roots:
+                # whatever name the certificate was made for
+                named = [*options, ("grpc.ssl_target_name_override", "gateway.test")]
+                channel = grpc.secure_channel(self.address, grpc.ssl_channel_credentials(self.roots), named)
+            else:
+                channel = grpc.insecure_channel(self.address, options)
             grpc.channel_ready_future(channel).result(timeout=10)
             self._channels.append(channel)
         self._thread = threading.Thread(target=self._send, daemon=True)

@@ -30,6 +30,7 @@ class Site:
     gateway: Process
     admin: str
     timeout_ms: int
+    roots: bytes = b""  # callers use TLS and trust these certificates
     samples: list[Sample] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -50,7 +51,7 @@ class Site:
 
     def load(self, rate: float, timeout_s: float = 1.0) -> OpenLoop:
         """Small calls at a fixed rate, to be used as a context manager."""
-        return OpenLoop(self.gateway.address, WPAI_PREDICT, message(256), rate, timeout_s)
+        return OpenLoop(self.gateway.address, WPAI_PREDICT, message(256), rate, timeout_s, roots=self.roots)
 
     def sample(self) -> None:
         """Counts the calls sent to each instance, retries too, until the block of `site` ends."""
@@ -71,9 +72,13 @@ def site(
     *,
     timeout_ms: int = 5000,
     folder: Path = Path("var/benchmarks"),
-    flags: tuple[str, ...] = (),
+    config: str = "",
+    roots: bytes = b"",
 ) -> Iterator[Site]:
-    """Starts everything, yields it serving and sampled, and ends everything. Raises StartError, RuntimeError."""
+    """Starts everything, yields it serving and sampled, and ends everything. Raises StartError, RuntimeError.
+
+    `config` is more of a gateway.toml, relative to `folder`; without it the node file alone is served.
+    """
     with contextlib.ExitStack() as stack:
         for instance in instances:
             stack.callback(instance.kill)
@@ -83,12 +88,25 @@ def site(
         admin = f"127.0.0.1:{free_port()}"
         addresses = ",".join(instance.address for instance in instances)
         nodes.write_text(f"{TASK}={timeout_ms},{addresses}\n")
+        table = ["--nodes", str(nodes)]
+        if config:
+            toml = folder / "gateway.toml"
+            toml.write_text(config)
+            table += ["--config", str(toml)]
         gateway = processes.start(
-            "gateway", "gateway", "serve", "--nodes", str(nodes), "--listen", "127.0.0.1:0", "--admin", admin,
-            "--concurrency", "2", *flags,
-        )  # fmt: skip
+            "gateway",
+            "gateway",
+            "serve",
+            *table,
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            admin,
+            "--concurrency",
+            "2",
+        )
         gateway.wait_ready()
-        place = Site(nodes, instances, gateway, admin, timeout_ms)
+        place = Site(nodes, instances, gateway, admin, timeout_ms, roots)
         sampler = threading.Thread(target=place.sample, daemon=True)
         sampler.start()
         stack.callback(sampler.join, 10)
