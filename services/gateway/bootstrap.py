@@ -8,6 +8,8 @@ from typing import Any
 Json = dict[str, Any]
 
 CONTROL_CLUSTER = "control-plane"
+# In the metadata of an Envoy's node: the address that it takes calls at.
+LISTEN_METADATA = "listen"
 
 _TYPE = "type.googleapis.com/"
 
@@ -34,16 +36,18 @@ _MAX_CONNECTIONS = 1_000_000
 class BootstrapOptions:
     """What differs from one gateway to the next."""
 
-    control_socket: str
+    control: str | tuple[str, int]  # of the control plane: a Unix socket's path, or a host and a port
     admin_socket: str
     node_id: str = "gateway"
+    listen: str = ""  # HOST:PORT to take calls at; "" leaves it to the control plane
 
 
 def bootstrap(options: BootstrapOptions) -> Json:
     """The whole bootstrap in Envoy's JSON form."""
     ads = {"ads": {}, "resource_api_version": "V3"}
     return {
-        "node": {"id": options.node_id, "cluster": "dl-gateway"},
+        "node": {"id": options.node_id, "cluster": "dl-gateway"}
+        | ({"metadata": {LISTEN_METADATA: options.listen}} if options.listen else {}),
         "admin": {"address": {"pipe": {"path": options.admin_socket, "mode": 0o600}}},
         "dynamic_resources": {
             "ads_config": _control_api() | {"set_node_on_first_message_only": True},
@@ -52,7 +56,7 @@ def bootstrap(options: BootstrapOptions) -> Json:
         },
         "cluster_manager": {"load_stats_config": _control_api()},
         "static_resources": {
-            "clusters": [_control_cluster(options.control_socket)],
+            "clusters": [_control_cluster(options.control)],
         },
         "layered_runtime": {
             "layers": [
@@ -85,23 +89,40 @@ def _control_api() -> Json:
     return {
         "api_type": "GRPC",
         "transport_api_version": "V3",
-        "grpc_services": [{"envoy_grpc": {"cluster_name": CONTROL_CLUSTER}}],
+        "grpc_services": [
+            {
+                "envoy_grpc": {
+                    "cluster_name": CONTROL_CLUSTER,
+                    # A control plane that starts again is back within a second: so is the stream.
+                    "retry_policy": {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}},
+                }
+            }
+        ],
     }
 
 
-def _control_cluster(socket: str) -> Json:
+def _control_cluster(control: str | tuple[str, int]) -> Json:
+    http2: Json = {}
+    address: Json
+    if isinstance(control, str):
+        kind, address = "STATIC", {"pipe": {"path": control}}
+    else:
+        host, port = control
+        kind, address = "STRICT_DNS", {"socket_address": {"address": host, "port_value": port}}
+        # A machine that is gone without a word would leave the stream open, and this Envoy without news.
+        http2 = {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}
     return {
         "name": CONTROL_CLUSTER,
-        "type": "STATIC",
+        "type": kind,
         "connect_timeout": "1s",
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": _TYPE + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {"http2_protocol_options": {}},
+                "explicit_http_config": {"http2_protocol_options": http2},
             },
         },
         "load_assignment": {
             "cluster_name": CONTROL_CLUSTER,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": socket}}}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
     }

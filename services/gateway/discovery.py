@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from services.gateway.bootstrap import LISTEN_METADATA
 from services.gateway.discovery_stream import Stream
 from services.gateway.names import LISTENER
 from services.gateway.snapshot import Resource, Snapshot
@@ -21,9 +22,6 @@ from services.gateway.xds_messages import stream_handler
 log = logging.getLogger(__name__)
 
 _SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
-
-# In the metadata of an Envoy's node: the address that it takes calls at. Ours has none, and gets the gateway's own.
-LISTEN_METADATA = "listen"
 
 ListenerAt = Callable[[str, int], Resource]
 
@@ -184,7 +182,7 @@ class Discovery:
 
 
 def _address(node: Any) -> tuple[str, int] | None:
-    """Where an Envoy says that it takes calls; None when it does not say."""
+    """Where an Envoy says that it takes calls; None when it does not say, as ours, which gets the gateway's own."""
     if LISTEN_METADATA not in node.metadata.fields:
         return None
     host, _, port = node.metadata.fields[LISTEN_METADATA].string_value.rpartition(":")

@@ -29,6 +29,7 @@ from services.gateway.load_reports import INTERVAL_MS, CallCounts, LoadReports
 from services.gateway.metrics_counters import CounterFile
 from services.gateway.names import LISTENER
 from services.gateway.observe import collector_cluster
+from services.gateway.own_health import Health
 from services.gateway.own_services import OwnServices
 from services.gateway.process import EnvoyAdmin
 from services.gateway.resolver import Resolver
@@ -38,6 +39,7 @@ from services.gateway.status_monitor import Monitor
 from services.gateway.status_monitor import Sources as Watched
 from services.gateway.supervisor import Place, StartError
 from services.gateway.supervisor_envoy import ADMIN_SOCKET, CONTROL_SOCKET
+from services.gateway.supervisor_folder import made_at
 from services.gateway.supervisor_link import EnvoyState
 from services.gateway.table import Table
 from services.gateway.tls import secrets
@@ -45,6 +47,13 @@ from services.gateway.watch import Contents, changes
 from services.gateway.xds_clients import ClientView
 
 log = logging.getLogger(__name__)
+
+_SERVER_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    # Envoys elsewhere ask every 10 s whether we are there.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,7 @@ class GatewayOptions:
     listen_host: str
     concurrency: int = 1
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    xds_host: str = ""  # where other Envoys and gRPC clients are told the table; "" is nowhere
 
 
 class Gateway:
@@ -71,11 +81,12 @@ class Gateway:
         self.weights = Weights(time.monotonic)
         self.calls = CallCounts()
         self.counters: CounterFile | None = None
-        self.started_at = time.time()
+        self.started_at = made_at(place.folder)
         self.resolver = Resolver(self._resolved)
         self.state = EnvoyState()
         self.pools: dict[str, list[Group]] = {}  # each pool's instances, by order of preference
         self._admin = EnvoyAdmin(str(place.folder / ADMIN_SOCKET))
+        self._health = Health(lambda: self.table, self._admin.memberships)
         self._stop = asyncio.Event()
         self._failed = False  # a task that must live as long as the gateway ended
         self._apply_lock = asyncio.Lock()
@@ -231,18 +242,12 @@ class Gateway:
 
     # --- what others ask ---
 
-    async def status_of(self, service: str) -> bool | None:
-        """Health by service name: "" is the gateway itself, a task id is that task's pool."""
-        if service == "":
-            return self.ready
-        digits = service.isascii() and service.isdigit() and len(service) <= 10
-        task = self.table.tasks.get(int(service)) if digits else None
-        if task is None:
-            return None
-        try:
-            return await self._admin.gauge(f"cluster.{task.pool}.membership_healthy") > 0
-        except OSError:
-            return False
+    async def _status_of(self, service: str) -> bool | None:
+        return self.ready if service == "" else await self._health.of(service)
+
+    async def _status_elsewhere(self, service: str) -> bool | None:
+        """For callers of Envoys elsewhere: those go on without us."""
+        return True if service == "" else await self._health.of(service)
 
     def overview(self) -> Overview:
         """What the status page says of the gateway as a whole."""
@@ -251,7 +256,6 @@ class Gateway:
             listen=self.listen_text,
             state=state,
             ready=self.ready,
-            version="",
             started_at=self.started_at,
             sources=tuple(str(path) for path in self.files),
             config_version=self.reload.version,
@@ -263,6 +267,7 @@ class Gateway:
             unresolved=dict(self.resolver.errors),
             envoy_pid=self.state.pid,
             envoy_restarts=self.state.restarts,
+            control_restarts=self.state.control_restarts,
             certificates=status_certificates.expiries(self.table, self.files),
         )
 
@@ -287,7 +292,7 @@ class Gateway:
         host, port = self.place.admin.getsockname()[:2]
         log.info("admin on http://%s:%d/", f"[{host}]" if ":" in host else host, port)
         with contextlib.closing(admin):
-            server = await self._serve_control(self.place.folder)
+            servers = await self._serve_control(self.place.folder)
             try:
                 for work in (
                     self._follow_files(),
@@ -302,17 +307,25 @@ class Gateway:
             finally:
                 for task in self._background:
                     task.cancel()
-                await server.stop(grace=None)
+                await asyncio.gather(*(server.stop(grace=None) for server in servers))
 
-    async def _serve_control(self, folder: Path) -> grpc.aio.Server:
-        server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
-        server.add_generic_rpc_handlers(
-            (self.discovery.handler(), LoadReports(self._observe, self.calls).handler())
-        )
-        OwnServices(self.status_of).register(server)
-        server.add_insecure_port(f"unix:{folder / CONTROL_SOCKET}")
-        await server.start()
-        return server
+    async def _serve_control(self, folder: Path) -> list[grpc.aio.Server]:
+        """For our own Envoy; and for others, where an address for that was given."""
+        places = [(f"unix:{folder / CONTROL_SOCKET}", self._status_of)]
+        if self.options.xds_host:
+            host, port = self.options.xds_host, self.place.xds_port
+            places.append((f"[{host}]:{port}" if ":" in host else f"{host}:{port}", self._status_elsewhere))
+            log.info("xDS for other Envoys and gRPC clients on %s", places[-1][0])
+        servers = []
+        for address, status_of in places:
+            server = grpc.aio.server(options=_SERVER_OPTIONS)
+            reports = LoadReports(self._observe, self.calls)
+            server.add_generic_rpc_handlers((self.discovery.handler(), reports.handler()))
+            OwnServices(status_of).register(server)
+            server.add_insecure_port(address)
+            await server.start()
+            servers.append(server)
+        return servers
 
     def _in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)

@@ -21,7 +21,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
-# The health of a service by name: "" is the gateway, digits are a task. None: there is no such service.
+# The health of a service by name: "" is the gateway, digits or a model's name are a task. None: there is no such one.
 StatusOf = Callable[[str], Awaitable[bool | None]]
 
 _WATCH_INTERVAL_S = 0.5
@@ -102,7 +102,7 @@ class OwnServices:
         if status == SERVICE_UNKNOWN:
             await context.abort(
                 grpc.StatusCode.NOT_FOUND,
-                f"no service {request.service!r}: ask for '' (the gateway), '{WPAI}' or a task id",
+                f"no service {request.service!r}: ask for '' (the gateway), '{WPAI}', a task id or a model's name",
             )
         return health_pb2.HealthCheckResponse(status=status)
 

@@ -66,13 +66,15 @@ class EnvoyAdmin:
         found = (await self.json("/listeners?format=json")).get("listener_statuses", [])
         return any(status["name"] == LISTENER for status in found)
 
-    async def gauge(self, name: str) -> int:
-        """One statistic by its full name; 0 when Envoy does not have it. Raises OSError."""
-        document = await self.json(f"/stats?format=json&filter=^{name}$")
-        for stat in document.get("stats", []):
-            if stat.get("name") == name:
-                return int(stat["value"])
-        return 0
+    async def memberships(self) -> dict[str, int]:
+        """The instances of every cluster that are well and not ejected. Raises OSError."""
+        prefix, suffix = "cluster.", ".membership_healthy"
+        document = await self.json("/stats?format=json&filter=membership_healthy$")
+        return {
+            stat["name"].removeprefix(prefix).removesuffix(suffix): int(stat["value"])
+            for stat in document.get("stats", [])
+            if stat.get("name", "").endswith(suffix)
+        }
 
 
 def _unchunk(data: bytes) -> bytes:

@@ -58,6 +58,9 @@ class SupervisorOptions:
     listen_port: int
     admin_host: str = "127.0.0.1"
     admin_port: int = 0
+    xds: tuple[str, int] | None = (
+        None  # where the control plane serves others too; without one of ours, where it is
+    )
     drain_grace_s: float = 1.0
     drain_deadline_s: float = 15.0
     envoy: EnvoyOptions = field(default_factory=EnvoyOptions)
@@ -70,6 +73,7 @@ class Place:
     folder: Path
     listen_port: int
     admin: socket.socket  # listens
+    xds_port: int  # 0: not served
     link: Link
     keepsake: Keepsake
 
@@ -95,14 +99,15 @@ class Backoff:
 
 class Supervisor:
     """One gateway. `control` runs in the control plane's process and returns its exit status: 2 for an error that it
-    has explained and that another start would not mend."""
+    has explained and that another start would not mend. None: Envoy alone, on a control plane elsewhere."""
 
-    def __init__(self, options: SupervisorOptions, control: Callable[[Place], int]) -> None:
+    def __init__(self, options: SupervisorOptions, control: Callable[[Place], int] | None) -> None:
         self._options = options
         self._control_main = control
         self._signals: set[int] = set()
         self._selector = selectors.DefaultSelector()
         self._announced = False
+        self._xds_port = 0
         self._started = False  # the control plane was able to answer Envoy once
 
         self._control: Fork | None = None
@@ -143,7 +148,10 @@ class Supervisor:
             return self._serve()
 
     def _serve(self) -> int:
-        self._start_control()
+        if self._control_main is None:
+            self._start_envoy_at = time.monotonic()
+        else:
+            self._start_control()
         try:
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
                 self._watch_control()
@@ -165,11 +173,14 @@ class Supervisor:
     def _start_control(self) -> None:
         self._start_control_at = None
         ours, theirs = Link.pair()
+        main = self._control_main
+        if main is None:
+            raise RuntimeError("there is no control plane of ours")
 
         def child() -> int:
             ours.close()
-            return self._control_main(
-                Place(self._folder, self._listen_port, self._admin, theirs, self._keepsake)
+            return main(
+                Place(self._folder, self._listen_port, self._admin, self._xds_port, theirs, self._keepsake)
             )
 
         self._control = Fork(child)
@@ -228,10 +239,15 @@ class Supervisor:
     def _start_envoy(self) -> None:
         self._start_envoy_at = None
         self._envoy_admin.unlink(missing_ok=True)
+        ours = self._control_main is not None
         config = bootstrap(
             BootstrapOptions(
-                control_socket=str(self._folder / CONTROL_SOCKET),
+                control=(
+                    str(self._folder / CONTROL_SOCKET) if ours or not self._options.xds else self._options.xds
+                ),
                 admin_socket=str(self._envoy_admin),
+                node_id="gateway" if ours else f"data-plane-{socket.gethostname()}-{self._listen_port}",
+                listen="" if ours else self._listen_text,
             )
         )
         try:
@@ -272,10 +288,15 @@ class Supervisor:
             self._tell()
             if not self._announced:
                 self._announced = True
-                host, port = self._options.listen_host, self._listen_port
-                print(f"READY [{host}]:{port}" if ":" in host else f"READY {host}:{port}", flush=True)
+                print(f"READY {self._listen_text}", flush=True)
         elif now > self._envoy_ready_by and not self._announced:
-            raise StartError(f"Envoy was not ready within {START_DEADLINE_S:.0f} s")
+            hint = "" if self._control_main is not None else "; does the control plane at --xds answer?"
+            raise StartError(f"Envoy was not ready within {START_DEADLINE_S:.0f} s{hint}")
+
+    @property
+    def _listen_text(self) -> str:
+        host, port = self._options.listen_host, self._listen_port
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     # --- the loop ---
 

@@ -118,7 +118,7 @@ class EdgeEnvoy:
         self._send()
         admin = folder / "envoy.sock"
         self._envoy = await EnvoyProcess.start(
-            bootstrap(BootstrapOptions(control_socket=str(folder / "control.sock"), admin_socket=str(admin))),
+            bootstrap(BootstrapOptions(control=str(folder / "control.sock"), admin_socket=str(admin))),
             folder,
             str(admin),
             concurrency=1,

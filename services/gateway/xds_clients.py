@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from libs.balancing.endpoint import Endpoint
+from services.gateway.names import task_id_of
 from services.gateway.snapshot import Groups, Resource, resource
 from services.gateway.snapshot_routes import SHARES
-from services.gateway.table import MAX_TASK_ID, Pool, Table, Task
+from services.gateway.table import Pool, Table, Task
 from services.gateway.xds_messages import message_class, pack, parse
 
 _TYPE = "type.googleapis.com/envoy."
@@ -67,10 +68,8 @@ _CLUSTER = parse(
 
 def task_of(name: str, table: Table) -> Task | None:
     """The task that a client means by `task-69`, `textcnn-69` or `69`; None when there is none for it here."""
-    digits = name.rpartition("-")[2]
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= 10 and int(digits) <= MAX_TASK_ID):
-        return None
-    task = table.tasks.get(int(digits))
+    task_id = task_id_of(name)
+    task = None if task_id is None else table.tasks.get(task_id)
     if task is None or task.jwt or task.clients is not None or task.max_qps is not None:
         return None
     return task
