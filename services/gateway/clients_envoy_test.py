@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -89,7 +90,7 @@ async def test_the_asyncio_client_cancels_and_misses_deadlines(setup: Setup) -> 
         ("CaffePredict", {"meta": {"tags": {"taskId": "7"}}, "strData": "text"}),
     ],
 )
-def test_a_client_that_knows_only_reflection(setup: Setup, method: str, request_json: object) -> None:
+def test_a_client_that_knows_only_reflection(setup: Setup, method: str, request_json: dict[str, Any]) -> None:
     with grpc.insecure_channel(setup[0].address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert {WPAI, KSERVE} <= set(database.get_services())
