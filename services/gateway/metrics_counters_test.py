@@ -82,7 +82,16 @@ def test_failed_calls_come_newest_first_and_no_more_than_asked_for(file: Counter
     assert [call.message for call in found[:2]] == ["number 199!", "number 198!"]
     assert len(found) == 150
     assert found[0] == FailedCall(
-        1199.0, 0.25, 14, "no_instance", "69", "task-69", "10.0.0.1:8500", "10.9.9.9:1234", "why", "number 199!"
+        1199.0,
+        0.25,
+        14,
+        "no_instance",
+        "69",
+        "task-69",
+        "10.0.0.1:8500",
+        "10.9.9.9:1234",
+        "why",
+        "number 199!",
     )
 
 

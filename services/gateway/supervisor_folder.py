@@ -69,6 +69,11 @@ def remove_stale(base: Path) -> None:
                 os.close(lock)
 
 
+def made_at(folder: Path) -> float:
+    """When the gateway of this folder started, in seconds since the epoch: the lock is never written to."""
+    return (folder / _LOCK).stat().st_mtime
+
+
 def _lock(folder: Path) -> int:
     """Holds the folder for as long as the descriptor is open. Raises OSError when another process holds it."""
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
