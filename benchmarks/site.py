@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.episodes import Sample
-from benchmarks.instances import Instance
+from benchmarks.instances import Instance, Link, link
 from benchmarks.openloop import OpenLoop
 from benchmarks.servers import TASK, WPAI_PREDICT, free_port, message
 from examples.quickstart.processes import Process, Processes
@@ -112,3 +113,20 @@ def site(
         stack.callback(sampler.join, 10)
         stack.callback(place.stop_sampling)
         yield place
+
+
+@contextlib.contextmanager
+def place(
+    options: argparse.Namespace, linked: bool = False, config: str = "", roots: bytes = b""
+) -> Iterator[tuple[Site, Link | None]]:
+    """Three fresh instances and a fresh gateway; with `linked` the first one is behind the link that comes too."""
+    with contextlib.ExitStack() as stack:
+        cable = stack.enter_context(link()) if linked else None
+        first = Instance(cable.far, health=options.health, namespace=cable.name) if cable else None
+        others = [Instance(health=options.health) for _ in range(2 if first else 3)]
+        everyone = [first, *others] if first else others
+        timeout_ms = round(options.timeout * 1000)
+        there = site(
+            options.dist, everyone, timeout_ms=timeout_ms, folder=options.work, config=config, roots=roots
+        )
+        yield stack.enter_context(there), cable
