@@ -18,7 +18,7 @@ REQUEST_ID = "x-request-id"
 _TYPE = "type.googleapis.com/envoy."
 
 # One line of the access log. No header of the caller is here but the ones that say what was called: nothing secret, and
-# of the request's and the answer's messages only their sizes. A name without a value is left out of the line.
+# of the request's and the answer's messages only their sizes. What a call did not come to is null.
 _LINE: dict[str, str] = {
     "time": "%START_TIME%",
     "task": f"%REQ({TASK_HEADER})%",
@@ -69,7 +69,7 @@ def connection_manager(edge: Edge) -> Json:
 
 
 def _access_log(log: AccessLog) -> Json:
-    line: Json = {"log_format": {"json_format": _LINE, "omit_empty_values": True}}
+    line: Json = {"log_format": {"json_format": _LINE}}
     if log.path == "-":
         name, line = "stdout", {"@type": _TYPE + "extensions.access_loggers.stream.v3.StdoutAccessLog"} | line
     else:
@@ -99,17 +99,34 @@ def _tracing(tracing: Tracing) -> Json:
                 "@type": _TYPE + "config.trace.v3.OpenTelemetryConfig",
                 "grpc_service": {"envoy_grpc": {"cluster_name": COLLECTOR}, "timeout": "1s"},
                 "service_name": tracing.service_name,
+                # As the caller decided, where its call is part of a trace; else our share of the calls.
+                "sampler": _sampler(
+                    "parent_based",
+                    "ParentBasedSamplerConfig",
+                    wrapped_sampler=_sampler(
+                        "trace_id_ratio_based",
+                        "TraceIdRatioBasedSamplerConfig",
+                        sampling_percentage={
+                            "numerator": round(tracing.sample_percent * 10_000),
+                            "denominator": "MILLION",
+                        },
+                    ),
+                ),
             },
         },
-        "random_sampling": {"value": tracing.sample_percent},
-        "overall_sampling": {
-            "value": 100.0
-        },  # a caller's sampled span is continued, whatever our own share is
+        "random_sampling": {"value": 100.0},  # the sampler above draws
         "client_sampling": {"value": 0.0},
         "custom_tags": [
             {"tag": "dl.task", "request_header": {"name": TASK_HEADER}},
             {"tag": "dl.client", "request_header": {"name": CLIENT_HEADER}},
         ],
+    }
+
+
+def _sampler(name: str, kind: str, **given: Json) -> Json:
+    return {
+        "name": f"envoy.tracers.opentelemetry.samplers.{name}",
+        "typed_config": {"@type": f"{_TYPE}extensions.tracers.opentelemetry.samplers.v3.{kind}", **given},
     }
 
 
