@@ -121,7 +121,10 @@ def bars(results: Results, options: argparse.Namespace) -> list[tuple[str, ...]]
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="gateway", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="gateway",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dist", type=Path, default=Path("dist"), help="folder of the PEXes [%(default)s]")
     parser.add_argument(
@@ -147,7 +150,11 @@ def main() -> int:
         *(f"{figure} {size} B" for size in options.sizes for figure in ("p50", "p99")),
         *(f"req/s {size} B" for size in options.sizes),
     )
-    load.table("Added microseconds over the backend itself (first row: its own)", head, latency_rows(results, options))
+    load.table(
+        "Added microseconds over the backend itself (first row: its own)",
+        head,
+        latency_rows(results, options),
+    )
     judged = bars(results, options)
     load.table("Bars", ("what", "is", "bar", ""), judged)
     return 1 if any(row[-1] != "ok" for row in judged) else 0

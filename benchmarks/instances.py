@@ -134,6 +134,4 @@ def _mac(device: str, namespace: str = "") -> str:
 
 
 def _ip(*arguments: str) -> str:
-    return subprocess.run(
-        ["ip", *arguments], check=True, capture_output=True, text=True, timeout=10
-    ).stdout
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True, timeout=10).stdout

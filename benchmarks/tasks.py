@@ -173,7 +173,12 @@ def report(gateways: list[Gateway]) -> bool:
     load.table(f"Many tasks ({load.machine()})", head, rows)
     cost, edit_s = _ratio(last.single_us, first.single_us), statistics.median(last.edits_s)
     bars = [
-        (f"cost of a request, {last.tasks} / {first.tasks} tasks", f"{cost:.2f}", str(COST_BAR), cost <= COST_BAR),
+        (
+            f"cost of a request, {last.tasks} / {first.tasks} tasks",
+            f"{cost:.2f}",
+            str(COST_BAR),
+            cost <= COST_BAR,
+        ),
         (f"edit to traffic, {last.tasks} tasks", f"{edit_s:.2f} s", f"{EDIT_BAR_S} s", edit_s <= EDIT_BAR_S),
     ]
     load.table("Bars", ("what", "is", "bar", ""), [(*bar[:3], "ok" if bar[3] else "BROKEN") for bar in bars])
