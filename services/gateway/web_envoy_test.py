@@ -101,7 +101,7 @@ SPEC = {"modelSpec": {"name": "textcnn-69"}}
         (
             PREDICT,
             {"modelSpec": {"name": "textcnn-69"}, "inputs": {"x": TENSOR}},
-            messages.PredictResponse(outputs={"y": messages.TensorProto(dtype=1, float_val=[3.5])}),
+            messages.PredictResponse(outputs={"y": messages.TensorProto(dtype="DT_FLOAT", float_val=[3.5])}),
             {"outputs": {"y": {"dtype": "DT_FLOAT", "floatVal": [3.5]}}},
         ),
         (WPAI_PATH + "PytorchPredict", SELDON, None, SELDON),
@@ -161,7 +161,7 @@ def test_the_request_arrives_as_the_grpc_message(site: tuple[EdgeEnvoy, Instance
     assert seen.method == "/tensorflow.serving.PredictionService/Predict"
     assert messages.PredictRequest.FromString(seen.body) == messages.PredictRequest(
         model_spec={"name": "textcnn-69"},
-        inputs={"x": messages.TensorProto(dtype=7, string_val=[b"hi"])},
+        inputs={"x": messages.TensorProto(dtype="DT_STRING", string_val=[b"hi"])},
     )
     assert seen.metadata["x-dl-task"] == "69"
     assert seen.time_left_s is not None and seen.time_left_s <= 2.0
