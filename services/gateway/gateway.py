@@ -275,7 +275,10 @@ class Gateway:
 
     async def run(self) -> int:
         """Serves until told to stop. The exit status. Raises StartError."""
-        self.counters = CounterFile.create(self.place.folder / "calls", threads=self.options.concurrency)
+        try:
+            self.counters = CounterFile.create(self.place.folder / "calls", threads=self.options.concurrency)
+        except OSError as error:  # no room: serving matters more than counting
+            log.error("calls are not counted: %s: %s", self.place.folder, error.strerror)
         await self._load_first()
         watched = Watched(
             overview=self.overview,

@@ -57,6 +57,8 @@ _CODES_AT = _REASONS_AT + len(REASONS)
 _DURATIONS_AT = _CODES_AT + CODES
 _TASK_WORDS = _DURATIONS_AT + len(BOUNDS_US) + 1 + 4  # whole cache lines
 _INSTANCE_WORDS = 4
+# Room for so many, powers of two: four times a large configuration. 3 MB a thread, of which memory holds what is used.
+TASK_SLOTS, INSTANCE_SLOTS = 4096, 8192
 _FAILURES = 128  # kept of each thread
 _FAILURE = struct.Struct("=QQQQII16s64s56s56s64s216s")
 _FAILURE_WORDS = _FAILURES * _FAILURE.size // 8
@@ -170,14 +172,13 @@ class CounterFile:
         self._seen: dict[int, TaskCounts] = {}  # by slot: an idle task costs nothing
 
     @classmethod
-    def create(cls, path: Path, *, threads: int, tasks: int = 0, instances: int = 0) -> Self:
-        """Makes the file for so many Envoy threads, with room to grow. Raises OSError; a file that is there and
-        fits is used, with what it counted.
-
-        Twice the threads: an Envoy that takes over counts beside the one that drains.
+    def create(cls, path: Path, *, threads: int) -> Self:
+        """Makes the file for so many Envoy threads. Raises OSError; a file that is there and fits is used, with what it
+        counted.
         """
-        blocks = min(_MAX_BLOCKS, 2 * threads)
-        task_slots, instance_slots = _slots(tasks, 2048), _slots(instances, 8192)
+        # Envoy's main thread may log too, and another Envoy of this machine may share the configuration.
+        blocks = min(_MAX_BLOCKS, threads + 2)
+        task_slots, instance_slots = TASK_SLOTS, INSTANCE_SLOTS
         task_bytes, instance_bytes, failure_bytes = 8 * _TASK_WORDS, 8 * _INSTANCE_WORDS, 8 * _FAILURE_WORDS
         size = (
             _HEAD_BYTES
@@ -328,11 +329,6 @@ class CounterFile:
 
     def _free(self, key: int) -> None:
         self._halves[key // 4] = 0
-
-
-def _slots(wanted: int, least: int) -> int:
-    """A power of two with twice the room."""
-    return max(least, 1 << (2 * wanted - 1).bit_length() if wanted else 0)
 
 
 def _failure(began_ns: int, us: int, flags: int, code: int, reason: int, *texts: bytes) -> FailedCall:

@@ -10,6 +10,7 @@ from services.gateway.metrics_counters import (
     BOUNDS_US,
     NOTHING,
     REASONS,
+    TASK_SLOTS,
     CounterFile,
     FailedCall,
     InstanceCounts,
@@ -102,19 +103,19 @@ def test_a_file_that_fits_is_used_again_and_another_replaced(tmp_path: Path) -> 
     first.close()
     again = CounterFile.create(path, threads=1)
     assert again.tasks()["69"].calls == 1
-    larger = CounterFile.create(path, threads=2, tasks=5000)
+    larger = CounterFile.create(path, threads=2)
     assert larger.tasks() == {}
     assert again.tasks()["69"].calls == 1  # whoever has the old one mapped keeps it
 
 
 def test_room_is_given_back_only_when_half_of_it_is_used(file: CounterFile) -> None:
     writer = Writer(file.path, 0)
-    for n in range(1025):
+    for n in range(TASK_SLOTS // 2 + 1):
         writer.call(str(n), duration_us=1)
         if n < 3:
             file.tasks()
             file.forget(lambda task: False, lambda pool, endpoint: False)
-    assert len(file.tasks()) == 1025
+    assert len(file.tasks()) == TASK_SLOTS // 2 + 1
     file.forget(lambda task: task == "7", lambda pool, endpoint: False)
     assert set(file.tasks()) == {"7"}
     writer.forgotten()

@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 TICK_S = 1.0
 FAILURES_SHOWN = 100
 
-# Envoy's names of the statistics that are told, by ours.
+# Envoy's names of the statistics that are told, and ours. Those of one name are added up.
 _STATS = {
-    "connections": f"http.{STATS}.downstream_cx_active",
-    "connections_total": f"http.{STATS}.downstream_cx_total",
-    "connections_refused": f"http.{STATS}.downstream_cx_overload_disable_keepalive",
-    "in_flight": f"http.{STATS}.downstream_rq_active",
-    "memory": "server.memory_allocated",
-    "uptime": "server.uptime",
+    f"http.{STATS}.downstream_cx_active": "connections",
+    f"http.{STATS}.downstream_cx_total": "connections_total",
+    f"http.{STATS}.downstream_rq_active": "in_flight",
+    f"listener.{STATS}.downstream_cx_overflow": "connections_refused",
+    f"listener.{STATS}.downstream_global_cx_overflow": "connections_refused",
+    "server.memory_allocated": "memory",
 }
 _EJECTIONS = "outlier_detection.ejections_enforced_total"
 
@@ -216,13 +216,15 @@ class Monitor:
         envoy = self._sources.envoy()
         if envoy is None:
             raise OSError("Envoy is being started")
-        found: dict[str, int] = {}
-        for filter_ in ("^(" + "|".join(_STATS.values()).replace(".", r"\.") + ")$", _EJECTIONS + "$"):
-            document = await envoy.json(f"/stats?format=json&usedonly&filter={filter_}")
+        found = dict.fromkeys(_STATS.values(), 0)
+        wanted = "|".join(_STATS).replace(".", r"\.")
+        for names in (f"^({wanted})$", f"{_EJECTIONS}$"):
+            document = await envoy.json(f"/stats?format=json&usedonly&filter={names}")
             for stat in document.get("stats", ()):
                 if "name" in stat:
-                    found[stat["name"]] = int(stat["value"])
-        return {ours: found.pop(theirs, 0) for ours, theirs in _STATS.items()} | found
+                    name = _STATS.get(stat["name"], stat["name"])
+                    found[name] = found.get(name, 0) + int(stat["value"])
+        return found
 
 
 def _with_error(overview: Overview, error: str) -> Overview:
