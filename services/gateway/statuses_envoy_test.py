@@ -273,15 +273,15 @@ def test_the_admin_pages(setup: Setup) -> None:
     assert setup[1].address in page
     assert "no-such-host.invalid" in page
     metrics = gateway.admin("/metrics").decode()
-    assert "dl_gateway_tasks 4.0" in metrics
-    counted = f'dl_gateway_instance_calls_total{{instance="{setup[1].address}",outcome="ok",task="1"}}'
+    assert "dl_gateway_tasks 4\n" in metrics
+    counted = f'dl_gateway_instance_calls_total{{pool="task-1",instance="{setup[1].address}",outcome="ok"}}'
 
     def is_counted() -> bool:
         gateway.predict("a-1")
         return counted in gateway.admin("/metrics").decode()
 
     eventually(is_counted, "the reported calls are counted")
-    assert 'envoy_cluster_name="task-1"' in metrics
+    assert 'envoy_cluster_name="task-1"' in gateway.admin("/envoy/stats").decode()
     assert gateway.admin("/ready") == b"ready\n"
     with pytest.raises(urllib.error.HTTPError) as missing:
         gateway.admin("/nothing")
