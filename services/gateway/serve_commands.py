@@ -139,6 +139,7 @@ def _data_plane(args: argparse.Namespace) -> int:
 def _supervise(args: argparse.Namespace, admin: tuple[str, int], control: Any) -> int:
     from services.gateway.supervisor import StartError, Supervisor, SupervisorOptions
     from services.gateway.supervisor_envoy import EnvoyOptions
+    from services.gateway.supervisor_process import allow_many_files
 
     options = SupervisorOptions(
         listen_host=args.listen[0],
@@ -150,6 +151,7 @@ def _supervise(args: argparse.Namespace, admin: tuple[str, int], control: Any) -
         drain_deadline_s=args.drain_deadline,
         envoy=EnvoyOptions(args.concurrency, args.envoy_log_level),
     )
+    allow_many_files()
     try:
         return Supervisor(options, control).run()
     except StartError as error:

@@ -88,10 +88,11 @@ _BALANCING: dict[PolicyName, Json] = {
 
 # The first check runs when an instance is added, and one success is enough then. A refusal is known at once; the
 # timeout is for silence, and long enough for the thousands of checks that a large table starts at the same moment.
-# Idle pools are checked seldom: thousands of tasks must not cost thousands of connections a second.
+# Calls find out sooner who fails (outlier detection, weights), and a check costs Envoy 80 µs: with an instance checked
+# every 3 s, and every 15 s in a pool that had no call yet, a thousand pools of four cost a tenth of a core.
 _CHECK: Json = {
     "timeout": "2s",
-    "interval": "1s",
+    "interval": "3s",
     "interval_jitter": "0.2s",
     "no_traffic_interval": "5s",
     "no_traffic_healthy_interval": "15s",
@@ -154,11 +155,11 @@ def cluster(pool: Pool, stand_ins: Sequence[Pool] = (), check: HealthCheck = Hea
 
 
 def _lean_on_stand_ins(found: Any) -> None:
-    """All of a pool's instances may be ejected when others wait, and these are known before the first call."""
+    """All of a pool's instances may be ejected when others wait, and nobody else finds out that all are down."""
     found.outlier_detection.max_ejection_percent.value = 100
     for check in found.health_checks:
-        check.no_traffic_interval.CopyFrom(check.interval)
-        check.no_traffic_healthy_interval.CopyFrom(check.interval)
+        for interval in (check.interval, check.no_traffic_interval, check.no_traffic_healthy_interval):
+            interval.FromSeconds(1)
 
 
 _PLAINTEXT = parse(

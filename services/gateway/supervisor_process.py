@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,13 @@ log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)  # before any fork: nothing may be loaded between fork and exec
+
+
+def allow_many_files() -> None:
+    """Lifts this process's own limit of open files, which its children inherit, to what the system allows: Envoy holds
+    a connection to every instance to check its health, and systems commonly begin with 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Child(Protocol):
