@@ -11,6 +11,7 @@ import contextlib
 import random
 import re
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -176,6 +177,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the order in a round [%(default)s]")
     options = parser.parse_args()
     load.require("h2load", "nghttpd")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     chosen = [o for o in OPTIONS if not options.option or any(part in o.name for part in options.option)]
     table = compare(options, [AS_IS, AS_IS, AS_IS, *chosen])
     title = f"CPU per call of {options.size} bytes, {options.in_flight} in flight ({load.machine()})"
