@@ -117,7 +117,11 @@ class AdminServer:
             for name, _, value in (line.partition(":") for line in fields.split("\r\n"))
         )
         try:
-            return await handler(Request(path, dict(parse_qsl(query, max_num_fields=20)))), packed
+            chosen = dict(parse_qsl(query, max_num_fields=20))
+        except ValueError:
+            return text_page(400, "the query has too many fields"), False
+        try:
+            return await handler(Request(path, chosen)), packed
         except Exception:
             log.exception("the admin page %s failed", target)
             return text_page(500, "failed; the log says why"), False
