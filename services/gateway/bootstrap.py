@@ -50,11 +50,11 @@ def bootstrap(options: BootstrapOptions) -> Json:
         | ({"metadata": {LISTEN_METADATA: options.listen}} if options.listen else {}),
         "admin": {"address": {"pipe": {"path": options.admin_socket, "mode": 0o600}}},
         "dynamic_resources": {
-            "ads_config": _control_api() | {"set_node_on_first_message_only": True},
+            "ads_config": _control_api(options.control) | {"set_node_on_first_message_only": True},
             "cds_config": ads | {"initial_fetch_timeout": "10s"},
             "lds_config": ads | {"initial_fetch_timeout": "10s"},
         },
-        "cluster_manager": {"load_stats_config": _control_api()},
+        "cluster_manager": {"load_stats_config": _control_api(options.control)},
         "static_resources": {
             "clusters": [_control_cluster(options.control)],
         },
@@ -85,20 +85,13 @@ def bootstrap(options: BootstrapOptions) -> Json:
     }
 
 
-def _control_api() -> Json:
-    return {
-        "api_type": "GRPC",
-        "transport_api_version": "V3",
-        "grpc_services": [
-            {
-                "envoy_grpc": {
-                    "cluster_name": CONTROL_CLUSTER,
-                    # A control plane that starts again is back within a second: so is the stream.
-                    "retry_policy": {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}},
-                }
-            }
-        ],
-    }
+def _control_api(control: str | tuple[str, int]) -> Json:
+    service: Json = {"cluster_name": CONTROL_CLUSTER}
+    if isinstance(control, str):
+        # Our own control plane is back within a second when it starts again: so is the stream. One elsewhere may be
+        # away for long, and every attempt is a line in the log.
+        service["retry_policy"] = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}}
+    return {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [{"envoy_grpc": service}]}
 
 
 def _control_cluster(control: str | tuple[str, int]) -> Json:

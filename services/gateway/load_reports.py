@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
 
 from libs.balancing.controller import EndpointReport
-from libs.balancing.endpoint import Endpoint
+from libs.balancing.endpoint import Endpoint, EndpointError
 from services.gateway.bootstrap import CONTROL_CLUSTER
 from services.gateway.metrics_counters import Key
 from services.gateway.xds_messages import message_class, stream_handler
@@ -51,6 +52,10 @@ def _entries(request: Any) -> Iterable[tuple[str, Endpoint, Any]]:
             for entry in locality.upstream_endpoint_stats:
                 address = entry.address.socket_address
                 yield stats.cluster_name, Endpoint(address.address, address.port_value), entry
+            # gRPC clients report localities only, and were given one for each instance (see xds_clients.py).
+            if locality.locality.sub_zone and not locality.upstream_endpoint_stats:
+                with contextlib.suppress(EndpointError):
+                    yield stats.cluster_name, Endpoint.parse(locality.locality.sub_zone), locality
 
 
 class CallCounts:

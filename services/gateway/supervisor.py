@@ -58,9 +58,8 @@ class SupervisorOptions:
     listen_port: int
     admin_host: str = "127.0.0.1"
     admin_port: int = 0
-    xds: tuple[str, int] | None = (
-        None  # where the control plane serves others too; without one of ours, where it is
-    )
+    # Where the control plane serves others too; without one of ours, where it is.
+    xds: tuple[str, int] | None = None
     drain_grace_s: float = 1.0
     drain_deadline_s: float = 15.0
     envoy: EnvoyOptions = field(default_factory=EnvoyOptions)
@@ -133,9 +132,13 @@ class Supervisor:
                 _taken("--listen", options.listen_host, options.listen_port, reserve_port)
             )
             self._listen_port = held.getsockname()[1]
-            self._admin = stack.enter_context(
-                _taken("--admin", options.admin_host, options.admin_port, listen)
-            )
+            if self._control_main is not None:
+                self._admin = stack.enter_context(
+                    _taken("--admin", options.admin_host, options.admin_port, listen)
+                )
+                if options.xds is not None:
+                    held = stack.enter_context(_taken("--xds", *options.xds, reserve_port))
+                    self._xds_port = held.getsockname()[1]
             try:
                 self._folder = stack.enter_context(run_folder())
             except OSError as error:
