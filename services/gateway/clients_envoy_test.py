@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -120,7 +119,6 @@ def test_reflection_describes_the_services_that_it_lists(setup: Setup) -> None:
                 message_factory.GetMessageClass(method.output_type)
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl_sends_json(setup: Setup) -> None:
     request = {"meta": {"tags": {"taskId": 7}}, "data": {"tensor": {"shape": [1, 2], "values": [0.5, 1.5]}}}
     done = subprocess.run(
