@@ -67,7 +67,18 @@ _CLUSTER: dict[str, Any] = {
         "enforcing_consecutive_gateway_failure": 100,
         "consecutive_5xx": 10,
         "enforcing_consecutive_5xx": 100,
-        "enforcing_success_rate": 0,
+        # Against the others, by the statuses that were answered: half of an instance's calls failed where there are two
+        # or more, or its success is 1.9 standard deviations below the mean where there are five or more. Calls that
+        # were not answered do not count: callers that give up early are no reason to eject anybody.
+        "failure_percentage_threshold": 50,
+        "failure_percentage_minimum_hosts": 2,
+        "failure_percentage_request_volume": 20,
+        "enforcing_failure_percentage": 100,
+        "enforcing_failure_percentage_local_origin": 0,
+        "success_rate_minimum_hosts": 5,
+        "success_rate_request_volume": 100,
+        "success_rate_stdev_factor": 1900,
+        "enforcing_success_rate": 100,
         "enforcing_local_origin_success_rate": 0,
         "interval": "0.5s",
         "base_ejection_time": "1s",

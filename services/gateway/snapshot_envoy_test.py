@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -15,11 +18,15 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.gateway.testing import (
+    ROOT,
     Answer,
     Backend,
     BackendProcess,
     GatewayProcess,
+    Load,
+    Seen,
     backends,
+    environment,
     eventually,
     free_port,
     predict_request,
@@ -159,6 +166,62 @@ def test_retries_are_as_many_as_the_task_says(tmp_path: Path) -> None:
                 assert running.predict(f"a-{task}").code == grpc.StatusCode.UNAVAILABLE
                 assert sum(len(server.calls) for server in bad) - before == task
             assert spread(running, 9, 5).total() == 5
+
+
+class Flaky(Backend):
+    """Fails every second call, so never twice in a row."""
+
+    def answer(self, method: str, body: bytes, context: grpc.ServicerContext) -> bytes:
+        if len(self.calls) % 2:
+            self.calls.append(Seen(method, {}, None, body))
+            context.abort(grpc.StatusCode.INTERNAL, "as told")
+        return super().answer(method, body, context)
+
+
+def test_an_instance_that_fails_half_of_its_calls_is_ejected(tmp_path: Path) -> None:
+    with Backend() as good, Flaky() as flaky:
+        text = f"[tasks.1]\ntimeout_ms = 5000\npolicy = 'round_robin'\nendpoints = {listed(good, flaky)}\n"
+
+        def ejected() -> list[str]:
+            instances = running.status()["tasks"]["1"]["instances"]
+            return [i["address"] for i in instances if "ejected" in i["health"]]
+
+        with gateway(tmp_path, text) as running, Load(lambda: running.predict("a-1"), threads=2):
+            eventually(lambda: ejected() == [flaky.address], "ejected", 20)
+
+
+def test_explain_tells_what_the_running_gateway_does(tmp_path: Path) -> None:
+    with backends(2) as (one, two):
+        text = f"""
+[tasks.69]
+timeout_ms = 5000
+endpoints = {listed(one)}
+canary = {{ endpoints = {listed(two)}, percent = 10 }}
+"""
+        with gateway(tmp_path, text) as running:
+            admin = f"127.0.0.1:{running.admin_port}"
+            command = [sys.executable, "-m", "services.gateway", "explain", "--config", str(running.nodes)]
+
+            def explained() -> str:
+                running.predict("textcnn-69")
+                return subprocess.run(
+                    [*command, "--model", "textcnn-69", "--method", "Predict", "--admin", admin],
+                    cwd=ROOT,
+                    env=environment(),
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                    timeout=20,
+                ).stdout
+
+            eventually(lambda: "100.0 % of the calls now" in explained(), "calls are seen", 20)
+            found = explained()
+            assert (
+                "textcnn-69 is task 69: the digits after the last '-' of the message's model_spec.name"
+                in found
+            )
+            assert "90 % to task-69; 10 % to task-69-canary" in found
+            assert re.search(rf"{re.escape(one.address)} +weight \d+ .*healthy", found), found
 
 
 def test_checks_find_out_who_is_frozen_and_who_says_no(tmp_path: Path) -> None:
