@@ -90,6 +90,8 @@ def original(pid: int) -> Original:
         if "rds" in part:
             part["route_config"] = copy.deepcopy(routes[part.pop("rds")["route_config_name"]])
     del bootstrap["dynamic_resources"]
+    layers = bootstrap.get("layered_runtime", {}).get("layers", [])
+    layers[:] = [layer for layer in layers if "rtds_layer" not in layer]
     environment = dict(variable.split("=", 1) for variable in variables if "=" in variable)
     return Original(os.readlink(f"/proc/{envoy}/exe"), environment, bootstrap)
 
