@@ -37,7 +37,7 @@ CODE_NAMES = (
     "UNAUTHENTICATED",
 )
 
-# What is wrong with a task, the worst first; "" is nothing.
+# What is wrong with a task, the worst first; "" is nothing. What callers do wrong is no trouble of the task.
 TROUBLES = ("no instance", "down", "failing", "errors", "degraded", "")
 _FAILING, _ERRORS = 0.5, 0.01  # of the calls of the last ten seconds
 
@@ -223,9 +223,9 @@ def _trouble(calls: Json, instances: Sequence[Json]) -> str:
         return "no instance"
     if not up:
         return "down"
-    if short["calls"] and short["error_ratio"] >= _FAILING:
+    if short["fault_ratio"] >= _FAILING:
         return "failing"
-    if short["calls"] and short["error_ratio"] >= _ERRORS:
+    if short["fault_ratio"] >= _ERRORS:
         return "errors"
     return "degraded" if up < len(instances) else ""
 
@@ -243,7 +243,7 @@ def _calls(view: View, name: str) -> Json:
     }
 
 
-_NO_CALLS = Window(0.0, 0, 0, None, None, None)
+_NO_CALLS = Window(0.0, 0, 0, 0, None, None, None)
 
 
 def _pool(view: View, name: str, role: str) -> Json:
@@ -292,6 +292,7 @@ def _window(window: Window) -> Json:
         "failed": window.failed,
         "rate": round(window.rate, 3),
         "error_ratio": round(window.error_ratio, 6),
+        "fault_ratio": round(window.fault_ratio, 6),
         "p50_ms": _ms(window.p50_s),
         "p99_ms": _ms(window.p99_s),
         "mean_ms": _ms(window.mean_s),

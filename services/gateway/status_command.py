@@ -41,8 +41,8 @@ exit status, for scripts and probes:
 states of a task:
   no instance  none of its host names has an address
   down         no instance passes its health check
-  failing      half of its calls or more failed in the last ten seconds
-  errors       one call in a hundred or more failed
+  failing      half of its calls or more failed in the last ten seconds, not counting what its callers did wrong
+  errors       one call in a hundred or more
   degraded     some of its instances are down or ejected
 """
 
@@ -194,10 +194,10 @@ def _rows(document: Json, names: Sequence[str], paint: _Paint) -> Iterator[Row]:
 
 def _instance(pool: Json, instance: Json) -> Row:
     role = "" if pool["role"] == "main" else f" {pool['role']}"
-    stands_in = f" from {instance['from']}" if instance["from"] else ""
+    stands_in = " fallback" if instance["from"] else ""
     well = instance["health"] == "healthy"
     return [
-        (f"  {_plain(instance['address'])}{role}{_plain(stands_in)}", "dim"),
+        (f"  {_plain(instance['address'])}{role}{stands_in}", "dim"),
         (_plain(instance["health"]), "dim" if well else "bad"),
         (number(instance["rate"]), "dim"),
         (percent(instance["error_ratio"]), "bad" if instance["error_ratio"] >= 0.01 else "dim"),

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from services.gateway.metrics_counters import BOUNDS_US, NOTHING, TaskCounts
+from services.gateway.metrics_counters import BOUNDS_US, NOTHING, REASONS, TaskCounts
 
 SHORT_S, LONG_S = 10.0, 60.0  # the windows that are told
 STEP_S = 5.0  # between the points of a plot
 POINTS = 60  # five minutes
+
+# Whether a reason speaks against the gateway or the instances, and not against the caller.
+_FAULTS = tuple(reason not in ("rate_limited", "caller_left", "denied", "request") for reason in REASONS)
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -24,6 +27,7 @@ class Window:
     seconds: float
     calls: int
     failed: int
+    faults: int  # failed calls that are not of their callers' making
     p50_s: float | None
     p99_s: float | None
     mean_s: float | None
@@ -36,6 +40,10 @@ class Window:
     @property
     def error_ratio(self) -> float:
         return self.failed / self.calls if self.calls else 0.0
+
+    @property
+    def fault_ratio(self) -> float:
+        return self.faults / self.calls if self.calls else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,7 @@ def window(counts: TaskCounts, seconds: float) -> Window:
         seconds,
         calls,
         max(0, calls - ok),
+        sum(count for count, blamed in zip(counts.reasons, _FAULTS, strict=True) if blamed),
         quantile(durations, 0.5),
         quantile(durations, 0.99),
         counts.duration_s / calls if calls else None,

@@ -36,7 +36,7 @@ svg .e{fill:none;stroke:var(--bad);stroke-width:1.4}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;margin:.5rem 0 1.2rem;font-variant-numeric:tabular-nums}
 th{color:var(--dim);font-weight:500;font-size:.8rem;text-align:left;border-bottom:1px solid var(--line)}
-td,th{padding:.22rem .6rem;white-space:nowrap;vertical-align:middle}td.n,th.n{text-align:right}
+td,th{padding:.22rem .5rem;white-space:nowrap;vertical-align:middle}td.n,th.n{text-align:right}
 tr.t td,tr.f td{border-top:1px solid var(--line)}tr.t td:first-child{font-weight:600}
 tr.i td{color:var(--dim);font-size:.92em;
 padding-top:.08rem;padding-bottom:.08rem}
@@ -74,7 +74,7 @@ m.addEventListener('input',()=>{clearTimeout(w);w=setTimeout(go,200)});
 document.addEventListener('visibilitychange',go);setInterval(go,2000)})()
 """
 
-_WIDTH, _HEIGHT = 130, 22
+_WIDTH, _HEIGHT = 96, 22
 _OPEN = 6  # tasks or fewer show their instances at once
 _TROUBLE = {
     "no instance": "bad",
@@ -194,13 +194,14 @@ def _instance(pool: Json, instance: Json) -> str:
     role = pool["role"] + (f" {pool['percent']:g} %" if "percent" in pool else "")
     where = [] if role == "main" else [role]
     if instance["from"]:
-        where.append(f"fallback {instance['from']}")
+        where.append("fallback")
     mood = "" if instance["health"] == "healthy" else "bad"
     weight = instance["weight"]
     full = "" if weight == instance["full_weight"] else f" of {instance['full_weight']}"
     bar = f"<i class=bar style='width:{round(instance['share'] * 60)}px'></i>{percent(instance['share'])}"
     return (
-        f"<tr class=i><td>{escape(instance['address'])}<span class=dim> {escape(', '.join(where))}</span>"
+        f"<tr class=i><td title='{escape(instance['from'] or pool['name'])}'>{escape(instance['address'])}"
+        f"<span class=dim> {escape(', '.join(where))}</span>"
         f"<td class='{mood}'>{escape(instance['health'])}<td class=n>{number(instance['rate'])}"
         f"<td class='n {_mood(instance)}'>{percent(instance['error_ratio'])}"
         f"<td class=n title='mean'>{ms(instance['mean_ms'])}<td class=n>"

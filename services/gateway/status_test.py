@@ -70,6 +70,7 @@ def test_a_well_gateway_is_healthy_and_shows_its_pools() -> None:
         ({"counts": {"69": task_counts(1, 1)}}, "failing"),
         ({"counts": {"69": task_counts(98, 2)}}, "errors"),
         ({"counts": {"69": task_counts(999, 1)}}, ""),
+        ({"counts": {"69": task_counts(1, 9, reason="rate_limited")}}, ""),
         ({"hosts": {"task-69": {str(A): Host("healthy", 0, 0, 0)}}}, "degraded"),
     ],
 )
