@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+_MAX_PART = 400
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigError:
@@ -22,8 +24,13 @@ class ConfigError:
     def render(self) -> str:
         """`path:line: field: problem; expected ...; hint: ...`, a form that editors can jump to."""
         where = f"{self.path}:{self.line}" if self.line else str(self.path)
-        text = f"{where}: {self.field}: {self.problem}; expected {self.expected}"
-        return f"{text}; hint: {self.hint}" if self.hint else text
+        text = f"{where}: {_short(self.field)}: {_short(self.problem)}; expected {self.expected}"
+        return f"{text}; hint: {_short(self.hint)}" if self.hint else text
+
+
+def _short(text: str) -> str:
+    """Values come from files, and may be of any length."""
+    return text if len(text) <= _MAX_PART else f"{text[: _MAX_PART - 40]} ... {text[-35:]}"
 
 
 class ConfigInvalid(Exception):  # noqa: N818 (a state of the files, it carries many errors)

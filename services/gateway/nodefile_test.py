@@ -75,6 +75,12 @@ def test_each_error_names_line_field_and_remedy(text: str | bytes, expected: str
     assert "expected" in found[0]
 
 
+def test_no_error_is_longer_than_a_person_reads() -> None:
+    (found,) = errors_of(f"1=5,a:{'1' * 100_000}")
+    assert len(found) < 1000
+    assert "is not a port; expected a whole number" in found
+
+
 def test_every_error_is_reported_at_once_in_order() -> None:
     found = errors_of("x=1,a:1\n1=oops,a,b:1\n2=5,c:1\njunk\n")
     assert [error.split(": ")[0] for error in found] == [
