@@ -6,8 +6,8 @@ it as weights. By policy:
     round_robin     the configured weights
     weighted        x the share that outcomes leave (the published rule, gradual on the way up)
     least_request   the same
-    peak_ewma       the same x fastest latency / latency; the data plane divides by the calls in flight, which together
-                    is one over peak EWMA's cost
+    peak_ewma       the same x (fastest latency / latency) ** 2; the data plane divides by the calls in flight, which
+                    together is one over peak EWMA's cost
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ SCALE = 10
 # Shares go out in steps of this ratio, and latency within one of them is equal: a data plane that sees equal weights
 # uses its better algorithm (see docs/balancing.md), and a pool that is well sends no updates at all.
 STEP = 2**0.25
-# The least that latency alone may leave of a share.
-LATENCY_FLOOR = 1 / 16
-LATENCY_GAIN = 1.0
+# Up to so many times the fastest latency is as good as the fastest; beyond, the share falls with the square of the
+# ratio, down to LATENCY_FLOOR. With Envoy's active_request_bias of 2 a share is then one over the square of peak EWMA's
+# cost, latency x (in flight + 1): the power brings the schedule nearer to "always the cheapest".
+LATENCY_ALIKE = 1.4
+LATENCY_GAIN = 2.0
+LATENCY_FLOOR = 1 / 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ class _Pool:
         if fastest <= 0:
             return {}
         return {
-            endpoint: max(LATENCY_FLOOR, min(1.0, (fastest / latency) ** LATENCY_GAIN))
+            endpoint: max(LATENCY_FLOOR, min(1.0, LATENCY_ALIKE * fastest / latency) ** LATENCY_GAIN)
             for endpoint, latency in known.items()
             if latency > 0
         }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -92,8 +93,8 @@ def test_the_share_comes_back_gradually_and_at_most_doubles_in_a_window() -> Non
     while shares[-1] < FULL:
         rig.window(ok(A), ok(B), ok(C))
         shares.append(rig.controller.weights("task-1")[A])
-    assert 8 <= len(shares) <= 13
-    assert all(later <= 2.4 * earlier + 1 for earlier, later in zip(shares, shares[1:], strict=False))
+    assert 16 <= len(shares) <= 24  # 1 / 1000 to 1 is ten doublings of a second
+    assert all(later <= 1.7 * earlier + 1 for earlier, later in pairwise(shares))
 
 
 def test_silence_earns_the_share_back_after_a_while() -> None:
@@ -102,7 +103,7 @@ def test_silence_earns_the_share_back_after_a_while() -> None:
     low = rig.controller.weights("task-1")[A]
     rig.window(ok(B, 5), ok(C, 5), seconds=0.4)
     assert rig.controller.weights("task-1")[A] == low
-    assert rig.recovery_s(A, ok(B, 3), ok(C, 3)) < 8
+    assert 8 < rig.recovery_s(A, ok(B, 3), ok(C, 3)) < 13
 
 
 def test_each_failed_trial_makes_the_next_one_later() -> None:
@@ -119,7 +120,7 @@ def test_each_failed_trial_makes_the_next_one_later() -> None:
         rig.window(bad(A, 10), ok(B, 3), ok(C, 3))
     assert gaps == sorted(gaps)
     assert gaps[-1] > gaps[0]
-    assert gaps[-1] <= 10
+    assert gaps[-1] <= 14
 
 
 def test_an_idle_pool_keeps_its_weights() -> None:
@@ -147,7 +148,7 @@ def test_who_was_away_comes_back_gradually() -> None:
     assert rig.controller.weights("task-1")[A] <= START * FULL * 1.2
     rig.window(ok(A, 3), ok(B), ok(C))
     assert rig.controller.weights("task-1")[A] < 0.2 * FULL
-    assert 1 <= rig.recovery_s(A, ok(A), ok(B), ok(C)) <= 3
+    assert 3 <= rig.recovery_s(A, ok(A), ok(B), ok(C)) <= 5
 
 
 def test_who_gets_no_call_in_a_quiet_pool_is_not_taken_for_away() -> None:
@@ -173,7 +174,7 @@ def test_a_new_endpoint_of_a_working_pool_warms_up_and_all_new_ones_do_not() -> 
     rig.window(ok(A), ok(B))
     rig.members(A, B, C)
     assert rig.controller.weights("task-1")[C] == pytest.approx(START * FULL, rel=0.1)
-    assert 1 <= rig.recovery_s(C, ok(A), ok(B), ok(C)) <= 3
+    assert 3 <= rig.recovery_s(C, ok(A), ok(B), ok(C)) <= 5
     rig.members(Endpoint("10.0.1.1", 1), Endpoint("10.0.1.2", 1))
     assert set(rig.controller.weights("task-1").values()) == {FULL}
 
@@ -200,7 +201,9 @@ def test_latency_moves_the_weights_of_peak_ewma_alone() -> None:
         for _ in range(4):
             rig.window(ok(A, 50, 40.0), ok(B, 50, 10.0), ok(C, 50, 10.0))
         weight = rig.controller.weights("task-1")[A]
-        assert weight == (pytest.approx(FULL / 4, rel=0.1) if policy is PolicyName.PEAK_EWMA else FULL)
+        assert weight == (
+            pytest.approx(FULL * (1.4 / 4) ** 2, rel=0.1) if policy is PolicyName.PEAK_EWMA else FULL
+        )
 
 
 def test_latencies_that_differ_a_little_are_equal() -> None:
@@ -217,6 +220,28 @@ def test_a_slow_endpoint_that_is_fast_again_gets_its_share_back() -> None:
     assert rig.recovery_s(A, ok(A, 5, 10.0), ok(B, 50, 10.0), ok(C, 50, 10.0)) < 30
 
 
+def test_calls_that_nobody_answers_are_slow_before_they_are_late() -> None:
+    rig = Rig(PolicyName.PEAK_EWMA)
+    rig.window(*(ok(e, 50, 10.0) for e in (A, B, C)))
+    stuck = EndpointReport(A, 0, 0, in_flight=4)
+    shares = []
+    for _ in range(3):
+        rig.window(stuck, ok(B, 50, 10.0), ok(C, 50, 10.0))
+        shares.append(rig.share(A))
+    assert shares[0] > 0.3
+    assert shares[1] < 0.01
+    # Another data plane that has no call there says nothing about those that wait.
+    rig.window(ok(B, 50, 10.0), ok(C, 50, 10.0))
+    assert rig.share(A) < 0.01
+
+
+def test_a_peak_fades_without_answers() -> None:
+    rig = Rig(PolicyName.PEAK_EWMA)
+    for _ in range(4):
+        rig.window(ok(A, 50, 200.0), ok(B, 50, 10.0), ok(C, 50, 10.0))
+    assert rig.recovery_s(A, ok(B, 2, 10.0), ok(C, 2, 10.0)) < 20
+
+
 def test_failing_fast_is_not_fast() -> None:
     rig = Rig(PolicyName.PEAK_EWMA)
     for _ in range(4):
@@ -228,8 +253,8 @@ def test_windows_of_several_reporters_add_up() -> None:
     one, two = Rig(), Rig()
     for _ in range(6):
         one.window(EndpointReport(A, 30, 30), ok(B), ok(C))
-        two.window(EndpointReport(A, 15, 15), ok(B), ok(C), seconds=0.2)
-        two.window(EndpointReport(A, 15, 15), ok(B), ok(C), seconds=0.3)
+        two.window(EndpointReport(A, 15, 15), ok(B), ok(C), seconds=0.25)
+        two.window(EndpointReport(A, 15, 15), ok(B), ok(C), seconds=0.25)
     assert one.controller.weights("task-1") == two.controller.weights("task-1")
 
 

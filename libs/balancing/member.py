@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 
 from libs.balancing.weight import after_window
 
 # All times in seconds. docs/balancing.md says where the numbers come from.
 
-# A share doubles in this time at most, whether earned by answers or by silence: with reports every 0.5 s an endpoint
-# that comes back sees no more than twice the calls of the report before. From START to all of it takes 2 s.
-DOUBLING_S = 0.5
+# A share doubles in this time at most, whether earned by answers or by silence: an endpoint that comes back cold sees
+# its calls grow slower than it warms up. From START to all of it takes 4 s, from FLOOR 10 s.
+DOUBLING_S = 1.0
 # What an endpoint that is new in a running pool, or was away, begins with.
 START = 1 / 16
 # The least share of a failing endpoint. It costs one call in a thousand in a pool of two.
@@ -36,12 +37,12 @@ class Member:
     """
 
     __slots__ = (
-        "_busy",
         "_failed_at",
         "_latency_at",
         "_missed",
         "_quiet_s",
         "_stepped_at",
+        "_waiting_since",
         "latency_ms",
         "share",
         "weight",
@@ -58,7 +59,7 @@ class Member:
         self._failed_at = float("-inf")
         self._quiet_s = QUIET_S
         self._missed = 0.0
-        self._busy = False
+        self._waiting_since: float | None = None  # calls were seen there, and none has ended since
 
     def reweighted(self, weight: int) -> Member:
         """The same endpoint under another configured weight."""
@@ -69,7 +70,7 @@ class Member:
     def observe(self, successes: int, failures: int, in_flight: int, now_s: float) -> None:
         """Calls that ended in a window, of which there is at least one, and those still there."""
         self._missed = 0.0
-        self._busy = in_flight > 0
+        self._waiting_since = now_s if in_flight else None
         goal = after_window(self.share, successes, failures)
         if goal < self.share:
             # A failed trial, unless the share had come back meanwhile.
@@ -86,11 +87,16 @@ class Member:
         With 0.1 % of a small pool's calls it could wait minutes for the call that shows its recovery, so silence
         earns as answers do. Calls that it holds without an end earn nothing.
         """
-        if in_flight or self._busy:
-            # One window's grace: a call of the last report may have ended without having been counted as begun.
-            self._busy = in_flight > 0
+        if in_flight and self._waiting_since is None:
+            self._waiting_since = now_s
+        if self._waiting_since is not None:
+            # One of its calls has taken so long already, whichever data plane sent it.
+            waited_ms = (now_s - self._waiting_since) * 1000
+            if self.latency_ms is not None and waited_ms > self.latency_ms:
+                self.latency_ms, self._latency_at = waited_ms, now_s
             self._stepped_at = now_s
             return
+        self._forget_latency(now_s)
         self._missed += expected
         if self._missed >= AWAY_CALLS and self.share > START:
             self.share = START
@@ -101,14 +107,23 @@ class Member:
 
     def observe_latency(self, mean_ms: float, calls: int, now_s: float) -> None:
         """The mean of the calls that were answered in a window, of which there is at least one."""
+        left_ms = self._latency_left(now_s)
         if self.latency_ms is None:
             self.latency_ms = mean_ms
         elif mean_ms > self.latency_ms:
             self.latency_ms += (mean_ms - self.latency_ms) * calls / (calls + LATENCY_TRUST_CALLS)
         else:
-            kept = 2.0 ** (-max(0.0, now_s - self._latency_at) / LATENCY_TAU_S)
-            self.latency_ms = mean_ms + (self.latency_ms - mean_ms) * kept
+            self.latency_ms = max(mean_ms, left_ms)
         self._latency_at = now_s
+
+    def _forget_latency(self, now_s: float) -> None:
+        """Without answers a peak fades as well, or an endpoint that gets next to no calls would stay slow for ever."""
+        if self.latency_ms is not None:
+            self.latency_ms = self._latency_left(now_s)
+            self._latency_at = now_s
+
+    def _latency_left(self, now_s: float) -> float:
+        return (self.latency_ms or 0.0) * math.exp(-max(0.0, now_s - self._latency_at) / LATENCY_TAU_S)
 
     def _grow(self, goal: float, now_s: float) -> None:
         steps = min(1.0, max(0.0, now_s - self._stepped_at) / DOUBLING_S)
