@@ -39,11 +39,12 @@ _CLUSTER: dict[str, Any] = {
                     "max_concurrent_streams": 1024,
                     "initial_stream_window_size": 1 << 20,
                     "initial_connection_window_size": 16 << 20,
-                    # Asks a connection that was idle for a sign of life before it carries a call. No pings at
-                    # fixed intervals: gRPC servers take them for abuse (two may come without data in between)
-                    # and then break off the calls in flight, so any call of more than a few seconds would
-                    # fail.
-                    "connection_keepalive": {"connection_idle_interval": "5s", "timeout": "1s"},
+                    # A call on a connection that has brought nothing for this long sends a ping along, and without an
+                    # answer in time the connection is closed and its calls go to another instance: a frozen instance
+                    # or a lost machine costs a call 0.6 s, not its deadline. No pings at fixed intervals: gRPC servers
+                    # take those for abuse (two may come without data in between) and break off the calls in flight;
+                    # a new call makes them write, and the count starts anew.
+                    "connection_keepalive": {"connection_idle_interval": "0.3s", "timeout": "0.3s"},
                 }
             },
         }
@@ -57,15 +58,17 @@ _CLUSTER: dict[str, Any] = {
     },
     # A removed instance leaves at once, and its calls in flight finish.
     "ignore_health_on_host_removal": True,
-    # What calls themselves show. Local origin: refused, reset, timed out. The ejection is short because an
-    # impatient caller's timeouts also count; it grows with each repetition.
+    # What calls themselves show. Local origin: refused, reset, timed out. An instance that fails at once attracts calls
+    # by having none in flight, and a failed call is not asked again: few have to be enough, and the first ejection so
+    # long that its trials (as many failures each) stay under a thousandth of the calls. It grows with each repetition,
+    # and no good health check ends it: such an instance may pass those.
     "outlier_detection": {
         "split_external_local_origin_errors": True,
         "consecutive_local_origin_failure": 5,
         "enforcing_consecutive_local_origin_failure": 100,
         "consecutive_gateway_failure": 5,
         "enforcing_consecutive_gateway_failure": 100,
-        "consecutive_5xx": 10,
+        "consecutive_5xx": 3,
         "enforcing_consecutive_5xx": 100,
         # Against the others, by the statuses that were answered: half of an instance's calls failed where there are two
         # or more, or its success is 1.9 standard deviations below the mean where there are five or more. Calls that
@@ -81,9 +84,10 @@ _CLUSTER: dict[str, Any] = {
         "enforcing_success_rate": 100,
         "enforcing_local_origin_success_rate": 0,
         "interval": "0.5s",
-        "base_ejection_time": "1s",
+        "base_ejection_time": "5s",
         "max_ejection_time": "30s",
         "max_ejection_percent": 50,
+        "successful_active_health_check_uneject_host": False,
     },
 }
 
