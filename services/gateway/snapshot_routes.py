@@ -9,13 +9,16 @@ from services.gateway import access, web
 from services.gateway.bootstrap import CONTROL_CLUSTER
 from services.gateway.methods import CONTROL, TASK_HEADER
 from services.gateway.names import ROUTES
-from services.gateway.table import Edge, Share, Table, Task
+from services.gateway.table import Share, Table, Task
 from services.gateway.xds_messages import message_class, parse
 
 INSTANCE_HEADER = "x-dl-instance"
 SHARES = 1_000_000  # parts of the whole: a share is told to Envoy in whole ones
 
 _HeaderInput = message_class("envoy.type.matcher.v3.HttpRequestHeaderMatchInput")
+_PreviousPriorities = message_class(
+    "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
+)
 _RetryPolicy = message_class("envoy.config.route.v3.RetryPolicy")
 _Route = message_class("envoy.config.route.v3.Route")
 _RouteConfiguration = message_class("envoy.config.route.v3.RouteConfiguration")
@@ -53,15 +56,19 @@ def routes(table: Table) -> Any:
     for name, said in {**access.per_host(table.edge), **web.per_host(table.edge)}.items():
         host.typed_per_filter_config[name].CopyFrom(said)
     host.request_headers_to_remove.extend(access.headers_to_remove(table.edge))
-    _exact_map(host.matcher, {str(t.task_id): _task_route(t, table.edge) for t in table.tasks.values()})
+    _exact_map(host.matcher, {str(t.task_id): _task_route(t, table) for t in table.tasks.values()})
     return found
 
 
-def _retries(count: int) -> Any:
+def _retries(count: int, *, fallback: bool = False) -> Any:
+    """With a fallback the last attempt goes there: calls fail before it is known that all of a pool is down."""
     policy = _RetryPolicy()
     if count:  # a policy that names no reason retries nothing
         policy.CopyFrom(_RETRY_POLICY)
         policy.num_retries.value = count
+    if count and fallback:
+        policy.retry_priority.name = "envoy.retry_priorities.previous_priorities"
+        policy.retry_priority.typed_config.Pack(_PreviousPriorities(update_frequency=count))
     return policy
 
 
@@ -81,10 +88,10 @@ def _act(action: Any, route: Any) -> None:
     action.typed_config.Pack(route, deterministic=True)
 
 
-def _task_route(task: Task, edge: Edge) -> Any:
+def _task_route(task: Task, table: Table) -> Any:
     route = _route(task.pool)
     route.name = str(task.task_id)  # calls are counted by it
-    for name, said in access.per_route(task, edge).items():
+    for name, said in access.per_route(task, table.edge).items():
         route.typed_per_filter_config[name].CopyFrom(said)
     action = route.route
     # Deprecated upstream in favour of max_stream_duration, which bounds the caller's deadline as well but
@@ -96,8 +103,9 @@ def _task_route(task: Task, edge: Edge) -> Any:
         _split(action, task.pool, task.canary)
     if task.shadow is not None:
         _mirror(action, task.shadow)
-    if task.retries != _RETRIES:
-        action.retry_policy.CopyFrom(_retries(task.retries))
+    fallback = bool(table.pools[task.pool].fallback)
+    if fallback or task.retries != _RETRIES:
+        action.retry_policy.CopyFrom(_retries(task.retries, fallback=fallback))
     instance = route.response_headers_to_add.add(append_action="OVERWRITE_IF_EXISTS_OR_ADD")
     instance.header.key, instance.header.value = INSTANCE_HEADER, "%UPSTREAM_REMOTE_ADDRESS%"
     return route

@@ -198,6 +198,16 @@ def test_only_tasks_that_ask_for_it_carry_a_retry_policy() -> None:
             assert action.retry_policy.num_retries.value == retries
 
 
+def test_the_last_attempt_goes_to_the_fallback() -> None:
+    table = with_pools(Pool("p", ONE, fallback="q"), Pool("q", TWO), retries=2)
+    policy = actions(build(table, {}, {}))["69"].route.retry_policy
+    assert policy.num_retries.value == 2
+    assert policy.retry_priority.name == "envoy.retry_priorities.previous_priorities"
+    found = message_class("envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig")()
+    assert policy.retry_priority.typed_config.Unpack(found)
+    assert found.update_frequency == 2
+
+
 def test_an_edit_of_weights_limits_of_a_task_or_endpoints_never_rebuilds_a_cluster() -> None:
     before = with_pools(Pool("p", ONE), Pool("c", TWO))
     after = with_pools(
