@@ -1,7 +1,7 @@
 """The call log's memory: what Envoy's threads count as each call ends, and the last failed calls, read without asking
 Envoy.
 
-A file that filter/call_log.c maps and adds to; this module makes it and reads it. It outlives Envoy: a restarted one
+A file that filter/call_memory.c maps and adds to; this module makes it and reads it. It outlives Envoy: a restarted one
 goes on counting where the last one ended. All words are 64-bit and only grow, native byte order:
 
     head       4096 bytes: magic, size, numbers of blocks and slots, their bytes, calls lost, owners of the blocks

@@ -218,12 +218,11 @@ class Monitor:
             raise OSError("Envoy is being started")
         found = dict.fromkeys(_STATS.values(), 0)
         wanted = "|".join(_STATS).replace(".", r"\.")
-        for names in (f"^({wanted})$", f"{_EJECTIONS}$"):
-            document = await envoy.json(f"/stats?format=json&usedonly&filter={names}")
-            for stat in document.get("stats", ()):
-                if "name" in stat:
-                    name = _STATS.get(stat["name"], stat["name"])
-                    found[name] = found.get(name, 0) + int(stat["value"])
+        names = rf"^({wanted}|cluster\..*{_EJECTIONS})$"
+        for stat in (await envoy.json(f"/stats?format=json&usedonly&filter={names}")).get("stats", ()):
+            if "name" in stat:
+                name = _STATS.get(stat["name"], stat["name"])
+                found[name] = found.get(name, 0) + int(stat["value"])
         return found
 
 

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 PARSERS = ("inflate.c", "route_key.c")
-GLUE = ("body.c", "call_log.c", "filter.c", "methods.c")
+GLUE = ("body.c", "call_log.c", "call_memory.c", "filter.c", "methods.c")
 GLIBC = "2.17"  # of 2012: older than all that Envoy itself runs on
 TIMEOUT_S = 300
 
