@@ -39,15 +39,21 @@ _PACKAGES = {
 
 def require(*tools: str) -> None:
     """Ends the program with a hint when a tool is missing."""
-    missing = [tool for tool in tools if shutil.which(tool, path=_path()) is None]
+    missing = [tool for tool in tools if _find(tool) is None]
     if missing:
         packages = " ".join(_PACKAGES[tool] for tool in missing)
         sys.exit(f"{' and '.join(missing)}: not found; on Debian 12: apt-get install -y {packages}")
 
 
-def _path() -> str:
+def program(tool: str) -> str:
+    """Where a tool is. Ends the program with a hint when it is missing."""
+    require(tool)
+    return str(_find(tool))
+
+
+def _find(tool: str) -> str | None:
     # Debian keeps servers where the PATH of an ordinary user does not look.
-    return os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
+    return shutil.which(tool, path=os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin")
 
 
 def frame(message: bytes) -> bytes:
@@ -93,7 +99,7 @@ def h2load_command(
     """h2load keeping `in_flight` calls open, over as many of up to 8 connections as share them evenly; and how many."""
     connections = max(count for count in range(1, 9) if in_flight % count == 0)
     command = [
-        "h2load", f"http://{address}{path}", "-d", body_file, "-t", "1",
+        program("h2load"), f"http://{address}{path}", "-d", body_file, "-t", "1",
         "-c", str(connections), "-m", str(in_flight // connections),
         "-H", "content-type: application/grpc", "-H", "te: trailers",
     ]  # fmt: skip

@@ -90,18 +90,22 @@ def check(address: str, body: bytes, path: str = WPAI_PREDICT) -> None:
         raise RuntimeError(f"the echo of {address} differs")
 
 
+def echo_command(port: int) -> list[str]:
+    """nghttpd as a gRPC echo server in C, on loopback."""
+    return [
+        load.program("nghttpd"), str(port), "--no-tls", "--echo-upload", "--trailer=grpc-status: 0",
+        "-a", "127.0.0.1",
+    ]  # fmt: skip
+
+
 @contextlib.contextmanager
 def echo_backends(count: int = 2) -> Iterator[list[Server]]:
     """gRPC echo servers in C."""
-    load.require("nghttpd")
     with contextlib.ExitStack() as stack:
         backends = []
         for _ in range(count):
             port = free_port()
-            command = [
-                "nghttpd", str(port), "--no-tls", "--echo-upload", "--trailer=grpc-status: 0", "-a", "127.0.0.1",
-            ]  # fmt: skip
-            pid = stack.enter_context(running(command, port))
+            pid = stack.enter_context(running(echo_command(port), port))
             backends.append(Server(f"127.0.0.1:{port}", pid))
         yield backends
 
@@ -182,7 +186,7 @@ def aio_proxy(dist: Path, backends: Sequence[Server]) -> Iterator[Server]:
 def nginx(dist: Path, backends: Sequence[Server]) -> Iterator[Server]:
     port = free_port()
     config = peer_file("nginx.conf", port, backends, "        server 127.0.0.1:%d;")
-    with running(["nginx", "-c", str(config), "-e", "/dev/null"], port) as pid:
+    with running([load.program("nginx"), "-c", str(config), "-e", "/dev/null"], port) as pid:
         yield Server(f"127.0.0.1:{port}", pid)
 
 
@@ -190,5 +194,5 @@ def nginx(dist: Path, backends: Sequence[Server]) -> Iterator[Server]:
 def haproxy(dist: Path, backends: Sequence[Server]) -> Iterator[Server]:
     port = free_port()
     config = peer_file("haproxy.cfg", port, backends, "    server s%d 127.0.0.1:%d proto h2")
-    with running(["haproxy", "-f", str(config)], port) as pid:
+    with running([load.program("haproxy"), "-f", str(config)], port) as pid:
         yield Server(f"127.0.0.1:{port}", pid)

@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks import episodes, load, site
 from benchmarks.instances import Instance
 from benchmarks.openloop import Call
-from benchmarks.servers import WPAI_PREDICT, check, message
+from benchmarks.servers import WPAI_PREDICT, check, echo_command, message
 from benchmarks.site import Site
 
 EPILOG = """\
@@ -42,9 +42,7 @@ class Echo(Instance):
     """nghttpd as an instance: it answers as fast as C does."""
 
     def start(self) -> None:
-        command = [
-            "nghttpd", str(self.port), "--no-tls", "--echo-upload", "--trailer=grpc-status: 0", "-a", self.host,
-        ]  # fmt: skip
+        command = echo_command(self.port)
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
         )
