@@ -30,6 +30,8 @@ _POOL = WPAI_DESCRIPTOR.pool  # the entry's file imports those of the backends' 
 _HTTP = "type.googleapis.com/envoy.extensions.filters.http."
 _CorsPolicy = message_class("envoy.extensions.filters.http.cors.v3.CorsPolicy")
 
+_SKIP = "type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter"
+
 # What a web page may send beside what browsers always allow, and what it may read of the answer.
 _REQUEST_HEADERS = (
     "content-type",
@@ -62,10 +64,62 @@ def filters(edge: Edge, max_message_bytes: int) -> list[Json]:
             max_response_body_size=max_message_bytes,
         ),
     ]
-    found.append(web_guard.filter_config(_answers(), _files()))
     if edge.cors_origins:
         found.insert(0, _filter(CORS, "cors.v3.Cors"))
-    return found
+    guard = web_guard.filter_config(_answers(), _files())
+    return [*(_skipped_where(_IS_GRPC, each) for each in found), _skipped_where(_WAS_GRPC, guard)]
+
+
+def _header(name: str, value: Json) -> Json:
+    return {
+        "single_predicate": {
+            "input": {
+                "name": name,
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+                    "header_name": name,
+                },
+            },
+            "value_match": value,
+        }
+    }
+
+
+_IS_GRPC = _header("content-type", {"exact": "application/grpc"})
+# Behind the filters that make gRPC of everything: neither does the transcoder's mark say that it was JSON, nor the
+# browser's that it was gRPC-Web.
+_WAS_GRPC: Json = {
+    "not_matcher": {
+        "or_matcher": {
+            "predicate": [
+                _header(name, {"safe_regex": {"google_re2": {}, "regex": ".*"}})
+                for name in (web_guard.JSON_MARK, "x-grpc-web")
+            ]
+        }
+    }
+}
+
+
+def _skipped_where(predicate: Json, filter_config: Json) -> Json:
+    """The filter, left out of calls for which the predicate holds. With TLS browsers and gRPC callers share a filter
+    chain: so the one hardly costs the other."""
+    return {
+        "name": filter_config["name"],
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher",
+            "extension_config": filter_config,
+            "xds_matcher": {
+                "matcher_list": {
+                    "matchers": [
+                        {
+                            "predicate": predicate,
+                            "on_match": {"action": {"name": "skip", "typed_config": {"@type": _SKIP}}},
+                        }
+                    ]
+                }
+            },
+        },
+    }
 
 
 def per_host(edge: Edge) -> dict[str, Any]:
@@ -83,6 +137,7 @@ def per_host(edge: Edge) -> dict[str, Any]:
     for origin in edge.cors_origins:
         matcher = policy.allow_origin_string_match.add()
         if origin == "*":
+            matcher.safe_regex.google_re2.SetInParent()
             matcher.safe_regex.regex = ".*"
         else:
             matcher.exact = origin

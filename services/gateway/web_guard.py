@@ -22,6 +22,7 @@ from libs.proto.pool import POOL
 Json = dict[str, Any]
 
 GUARD = "json_guard"  # the filter's name in the chain
+JSON_MARK = "x-envoy-original-path"  # a header that Envoy's transcoder adds to calls that it made out of JSON
 
 _MAX_DEPTH = 100  # of messages in messages: protobuf's own limit
 
@@ -116,8 +117,7 @@ end
 function envoy_on_request(handle)
   local headers = handle:headers()
   if not is_grpc(headers) then return end  -- nothing that the filters before this one know
-  -- The transcoder leaves the first where it made the call out of JSON.
-  local kind = headers:get("x-envoy-original-path") and METHODS[headers:get(":path")] or 0
+  local kind = headers:get(JSON_MARK) and METHODS[headers:get(":path")] or 0
   handle:streamInfo():dynamicMetadata():set("dl.web", "kind", kind)
 end
 
@@ -195,6 +195,7 @@ def _script(methods: tuple[tuple[str, str], ...], files: tuple[str, ...]) -> str
     # What an Any holds is printed as well, when its type is one of those that Envoy was given.
     kinds = [f'["{kind.full_name}"]={number_of(kind)}' for name in files for kind in _all_messages(name)]
     tables = {
+        "JSON_MARK": f'"{JSON_MARK}"',
         "MAX_DEPTH": str(_MAX_DEPTH),
         "STATUSES": _STATUSES,
         "METHODS": "{" + ",".join(paths) + "}",
