@@ -45,7 +45,9 @@ uint32_t envoy_dynamic_module_callback_access_logger_get_response_code(void *cal
 uint64_t envoy_dynamic_module_callback_access_logger_get_response_flags(void *call);
 uint32_t envoy_dynamic_module_callback_access_logger_get_attempt_count(void *call);
 
-ENVOY_HOOK const void *envoy_dynamic_module_on_access_logger_config_new(void *owner, struct text name, struct text path);
+ENVOY_HOOK const void *envoy_dynamic_module_on_access_logger_config_new(
+    void *owner, struct text name, struct text given
+);
 ENVOY_HOOK void envoy_dynamic_module_on_access_logger_config_destroy(const void *config);
 ENVOY_HOOK const void *envoy_dynamic_module_on_access_logger_new(const void *config, void *owner);
 ENVOY_HOOK void envoy_dynamic_module_on_access_logger_destroy(const void *logger);
@@ -139,7 +141,8 @@ static unsigned code_of(void *call, uint64_t flags) {
 static enum reason reason_of(void *call, unsigned code, uint64_t flags, bool asked) {
     struct text name;
     // The call is of no task: that there was no cluster for it says nothing about instances.
-    if ((flags & FLAG(24)) && !envoy_dynamic_module_callback_access_logger_get_route_name(call, &name)) return BY_GATEWAY;
+    bool routed = envoy_dynamic_module_callback_access_logger_get_route_name(call, &name);
+    if ((flags & FLAG(24)) && !routed) return BY_GATEWAY;
     for (size_t i = 0; i < sizeof FLAGS / sizeof *FLAGS; i++) {
         if (flags & FLAGS[i].flags) return FLAGS[i].reason;
     }
@@ -262,9 +265,10 @@ static void keep_failure(char *block, void *call, unsigned code, enum reason rea
         keep(failure->details, sizeof failure->details, value);
     }
     const struct text name = text("grpc-message");
-    if (envoy_dynamic_module_callback_access_logger_get_header_value(call, RESPONSE_TRAILERS, name, &value, 0, NULL) ||
-        envoy_dynamic_module_callback_access_logger_get_header_value(call, RESPONSE_HEADERS, name, &value, 0, NULL)) {
-        keep(failure->message, sizeof failure->message, value);
+    for (int map = RESPONSE_HEADERS; map <= RESPONSE_TRAILERS; map++) {
+        if (envoy_dynamic_module_callback_access_logger_get_header_value(call, map, name, &value, 0, NULL)) {
+            keep(failure->message, sizeof failure->message, value);
+        }
     }
     call_memory_publish(failure);
 }
