@@ -17,20 +17,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from libs.balancing.endpoint import Endpoint
-from libs.balancing.member import FLOOR, RECOVERED, START, Member
+from libs.balancing.member import Member
 from libs.balancing.policy import PolicyName
+from libs.balancing.tuning import DEFAULT, Tuning
 
-# Weights go out multiplied by this, so that a share of FLOOR of the default weight of 100 is a whole number.
+# Weights go out multiplied by this, so that the least share of the default weight of 100 is a whole number.
 SCALE = 10
 # Shares go out in steps of this ratio, and latency within one of them is equal: a data plane that sees equal weights
 # uses its better algorithm (see docs/balancing.md), and a pool that is well sends no updates at all.
 STEP = 2**0.25
-# Up to so many times the fastest latency is as good as the fastest; beyond, the share falls with the square of the
-# ratio, down to LATENCY_FLOOR. With Envoy's active_request_bias of 2 a share is then one over the square of peak EWMA's
-# cost, latency x (in flight + 1): the power brings the schedule nearer to "always the cheapest".
-LATENCY_ALIKE = 1.4
-LATENCY_GAIN = 2.0
-LATENCY_FLOOR = 1 / 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +58,21 @@ class WeightController:
     Reports of any number of data planes may be mixed: their windows add up.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], tuning: Tuning = DEFAULT) -> None:
         """`clock` gives seconds and never runs backwards."""
         self._clock = clock
+        self._tuning = tuning
         self._pools: dict[str, _Pool] = {}
 
     def set_pools(self, pools: Mapping[str, PoolMembers]) -> None:
-        """Makes the pools exactly these. An endpoint that stays keeps its share; one that is new begins with START of
-        it where the pool already works, so that it can warm up, and with all of it in a pool that is new.
+        """Makes the pools exactly these. An endpoint that stays keeps its share; one that is new begins with a
+        little of it where the pool already works, so that it can warm up, and with all of it in a pool that is new.
         """
         now_s = self._clock()
         before = self._pools
-        self._pools = {name: _Pool(members, before.get(name), now_s) for name, members in pools.items()}
+        self._pools = {
+            name: _Pool(members, before.get(name), now_s, self._tuning) for name, members in pools.items()
+        }
 
     def observe(self, pool: str, reports: Iterable[EndpointReport]) -> bool:
         """Applies one window of a pool's reports and says whether a weight changed.
@@ -97,17 +95,18 @@ class WeightController:
 
 
 class _Pool:
-    def __init__(self, given: PoolMembers, before: _Pool | None, now_s: float) -> None:
+    def __init__(self, given: PoolMembers, before: _Pool | None, now_s: float, tuning: Tuning) -> None:
+        self._tuning = tuning
         self._policy = given.policy
         self.served: bool = before.served if before else False  # calls have ended in it
         old = before.members if before else {}
         # Where everybody is new there is nobody to compare with.
-        share = START if self.served and not old.keys().isdisjoint(given.weights) else 1.0
+        share = tuning.start if self.served and not old.keys().isdisjoint(given.weights) else 1.0
         self.members: dict[Endpoint, Member] = {}
         for endpoint, weight in given.weights.items():
             member = old.get(endpoint)
             if member is None:
-                member = Member(weight, now_s, share=share)
+                member = Member(weight, now_s, share=share, tuning=tuning)
             elif member.weight != weight:
                 member = member.reweighted(weight)
             self.members[endpoint] = member
@@ -143,23 +142,27 @@ class _Pool:
             return {endpoint: member.weight * SCALE for endpoint, member in self.members.items()}
         factor = self._latency_factors() if self._policy is PolicyName.PEAK_EWMA else {}
         return {
-            endpoint: _stepped(member.weight, member.share * factor.get(endpoint, 1.0))
+            endpoint: self._stepped(member.weight, member.share * factor.get(endpoint, 1.0))
             for endpoint, member in self.members.items()
         }
 
     def _latency_factors(self) -> dict[Endpoint, float]:
+        tuning = self._tuning
         known = {e: m.latency_ms for e, m in self.members.items() if m.latency_ms is not None}
         # The fastest, but not because it fails fast.
-        fastest = min((known[e] for e in known if self.members[e].share >= RECOVERED), default=0.0)
+        fastest = min((known[e] for e in known if self.members[e].share >= tuning.recovered), default=0.0)
         if fastest <= 0:
             return {}
         return {
-            endpoint: max(LATENCY_FLOOR, min(1.0, LATENCY_ALIKE * fastest / latency) ** LATENCY_GAIN)
+            endpoint: max(
+                tuning.latency_floor,
+                min(1.0, tuning.latency_alike * fastest / latency) ** tuning.latency_gain,
+            )
             for endpoint, latency in known.items()
             if latency > 0
         }
 
-
-def _stepped(weight: int, share: float) -> int:
-    step = round(math.log(max(share, FLOOR * LATENCY_FLOOR), STEP))
-    return max(1, round(weight * SCALE * STEP**step))
+    def _stepped(self, weight: int, share: float) -> int:
+        least = self._tuning.floor * self._tuning.latency_floor
+        step = round(math.log(max(share, least), STEP))
+        return max(1, round(weight * SCALE * STEP**step))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from libs.balancing.controller import SCALE, EndpointReport, PoolMembers, WeightController
 from libs.balancing.endpoint import Endpoint
-from libs.balancing.member import START
 from libs.balancing.policy import PolicyName
+from libs.balancing.tuning import DEFAULT
 
 A, B, C = (Endpoint(f"10.0.0.{i}", 8500) for i in (1, 2, 3))
 WINDOW_S = 0.5
@@ -145,7 +145,7 @@ def test_who_was_away_comes_back_gradually() -> None:
     rig = Rig()
     for _ in range(4):
         rig.window(ok(B), ok(C))
-    assert rig.controller.weights("task-1")[A] <= START * FULL * 1.2
+    assert rig.controller.weights("task-1")[A] <= DEFAULT.start * FULL * 1.2
     rig.window(ok(A, 3), ok(B), ok(C))
     assert rig.controller.weights("task-1")[A] < 0.2 * FULL
     assert 3 <= rig.recovery_s(A, ok(A), ok(B), ok(C)) <= 5
@@ -173,7 +173,7 @@ def test_a_new_endpoint_of_a_working_pool_warms_up_and_all_new_ones_do_not() -> 
     rig.members(A, B)
     rig.window(ok(A), ok(B))
     rig.members(A, B, C)
-    assert rig.controller.weights("task-1")[C] == pytest.approx(START * FULL, rel=0.1)
+    assert rig.controller.weights("task-1")[C] == pytest.approx(DEFAULT.start * FULL, rel=0.1)
     assert 3 <= rig.recovery_s(C, ok(A), ok(B), ok(C)) <= 5
     rig.members(Endpoint("10.0.1.1", 1), Endpoint("10.0.1.2", 1))
     assert set(rig.controller.weights("task-1").values()) == {FULL}

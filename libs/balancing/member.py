@@ -5,34 +5,12 @@ from __future__ import annotations
 import copy
 import math
 
+from libs.balancing.tuning import DEFAULT, Tuning
 from libs.balancing.weight import after_window
-
-# All times in seconds. docs/balancing.md says where the numbers come from.
-
-# A share doubles in this time at most, whether earned by answers or by silence: an endpoint that comes back cold sees
-# its calls grow slower than it warms up. From START to all of it takes 4 s, from FLOOR 10 s.
-DOUBLING_S = 1.0
-# What an endpoint that is new in a running pool, or was away, begins with.
-START = 1 / 16
-# The least share of a failing endpoint. It costs one call in a thousand in a pool of two.
-FLOOR = 1 / 1000
-# How long an endpoint stays where a failure put it before silence earns anything: the first time, and at most. Each
-# failed trial doubles it.
-QUIET_S, MAX_QUIET_S = 0.5, 4.0
-# An endpoint that misses so many of the calls that it could have expected is out of the data plane's hands (ejected,
-# failing its health check), since chance alone does that once in e^20 times: it will come back cold.
-AWAY_CALLS = 20.0
-# Above this share a failure is the first of its kind again, not a failed trial.
-RECOVERED = 0.5
-
-# Latency follows a higher window mean at once, as far as its number of calls lets one trust it, and comes down with
-# this time constant.
-LATENCY_TAU_S = 3.0
-LATENCY_TRUST_CALLS = 8
 
 
 class Member:
-    """`share` is the part of its weight (FLOOR to 1) that outcomes leave to it, `latency_ms` what its calls take
+    """`share` is the part of its weight (tuning.floor to 1) that outcomes leave to it, `latency_ms` what its calls take
     (None before the first).
     """
 
@@ -42,22 +20,24 @@ class Member:
         "_missed",
         "_quiet_s",
         "_stepped_at",
+        "_tuning",
         "_waiting_since",
         "latency_ms",
         "share",
         "weight",
     )
 
-    def __init__(self, weight: int, now_s: float, *, share: float = 1.0) -> None:
+    def __init__(self, weight: int, now_s: float, *, share: float = 1.0, tuning: Tuning = DEFAULT) -> None:
         if weight < 1:
             raise ValueError(f"weight is {weight}, expected at least 1")
+        self._tuning = tuning
         self.weight = weight
         self.share = share
         self.latency_ms: float | None = None
         self._latency_at = now_s
         self._stepped_at = now_s
         self._failed_at = float("-inf")
-        self._quiet_s = QUIET_S
+        self._quiet_s = self._tuning.quiet_s
         self._missed = 0.0
         self._waiting_since: float | None = None  # calls were seen there, and none has ended since
 
@@ -74,9 +54,13 @@ class Member:
         goal = after_window(self.share, successes, failures)
         if goal < self.share:
             # A failed trial, unless the share had come back meanwhile.
-            self._quiet_s = min(MAX_QUIET_S, self._quiet_s * 2) if self.share < RECOVERED else QUIET_S
+            self._quiet_s = (
+                min(self._tuning.max_quiet_s, self._quiet_s * 2)
+                if self.share < self._tuning.recovered
+                else self._tuning.quiet_s
+            )
             self._failed_at = now_s
-            self.share = max(FLOOR, goal)
+            self.share = max(self._tuning.floor, goal)
             self._stepped_at = now_s
         else:
             self._grow(goal, now_s)
@@ -98,9 +82,9 @@ class Member:
             return
         self._forget_latency(now_s)
         self._missed += expected
-        if self._missed >= AWAY_CALLS and self.share > START:
-            self.share = START
-        elif self._missed < AWAY_CALLS and now_s - self._failed_at >= self._quiet_s:
+        if self._missed >= self._tuning.away_calls and self.share > self._tuning.start:
+            self.share = self._tuning.start
+        elif self._missed < self._tuning.away_calls and now_s - self._failed_at >= self._quiet_s:
             self._grow(1.0, now_s)
             return
         self._stepped_at = now_s
@@ -111,7 +95,9 @@ class Member:
         if self.latency_ms is None:
             self.latency_ms = mean_ms
         elif mean_ms > self.latency_ms:
-            self.latency_ms += (mean_ms - self.latency_ms) * calls / (calls + LATENCY_TRUST_CALLS)
+            self.latency_ms += (
+                (mean_ms - self.latency_ms) * calls / (calls + self._tuning.latency_trust_calls)
+            )
         else:
             self.latency_ms = max(mean_ms, left_ms)
         self._latency_at = now_s
@@ -123,9 +109,11 @@ class Member:
             self._latency_at = now_s
 
     def _latency_left(self, now_s: float) -> float:
-        return (self.latency_ms or 0.0) * math.exp(-max(0.0, now_s - self._latency_at) / LATENCY_TAU_S)
+        return (self.latency_ms or 0.0) * math.exp(
+            -max(0.0, now_s - self._latency_at) / self._tuning.latency_tau_s
+        )
 
     def _grow(self, goal: float, now_s: float) -> None:
-        steps = min(1.0, max(0.0, now_s - self._stepped_at) / DOUBLING_S)
+        steps = min(1.0, max(0.0, now_s - self._stepped_at) / self._tuning.doubling_s)
         self.share = min(goal, self.share * 2.0**steps)
         self._stepped_at = now_s

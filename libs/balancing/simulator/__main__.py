@@ -8,14 +8,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from libs.balancing.simulator.contenders import CHOICES, CLIENTS, EJECTIONS, ENVOYS, PARTS, Contender
+from libs.balancing.simulator.contenders import ENVOYS, GROUPS, Contender
 from libs.balancing.simulator.plot import svg
 from libs.balancing.simulator.report import markdown, plain
 from libs.balancing.simulator.run import Result, play
 from libs.balancing.simulator.scenarios import PUBLISHED, SCENARIOS, Scenario
 
 _SCENARIOS = (PUBLISHED, *SCENARIOS)
-_GROUPS = {"envoy": ENVOYS, "client": CLIENTS, "parts": PARTS, "choices": CHOICES, "ejections": EJECTIONS}
 
 _ABOUT = """\
 Compares ways to balance calls over the replicas of a model, in simulated time.
@@ -27,6 +26,8 @@ Every scenario sends the same calls through each contender. Contenders are
   parts, choices, ejections
           least_request with and without weights and ejection, over more or fewer random choices, and with other
           settings of the ejection
+  latencies, ramps
+          peak_ewma with other ways from latency to a weight, and weighted with other ways back after a failure
 
 Columns: calls that succeeded; latency in ms of all calls, failed ones until they were given up; and the calls of the
 busiest replica over the mean. The same --seed gives the same numbers on any machine.
@@ -60,7 +61,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--group",
         action="append",
-        choices=list(_GROUPS),
+        choices=list(GROUPS),
         help="contenders to compare (default: envoy and client); may be given more than once",
     )
     parser.add_argument("--list", action="store_true", help="name the scenarios and end")
@@ -71,7 +72,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _chosen(options: argparse.Namespace) -> tuple[list[Scenario], list[Contender]]:
     scenarios = [s for s in _SCENARIOS if options.scenario is None or s.name in options.scenario]
-    contenders = [c for group in options.group or ("envoy", "client") for c in _GROUPS[group]]
+    contenders = [c for group in options.group or ("envoy", "client") for c in GROUPS[group]]
     return scenarios, contenders
 
 

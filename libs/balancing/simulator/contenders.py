@@ -14,12 +14,17 @@ from libs.balancing.policy import PolicyName
 from libs.balancing.simulator.envoy import FULL_SCAN, Envoy
 from libs.balancing.simulator.loop import Loop
 from libs.balancing.simulator.outliers import OutlierSettings
+from libs.balancing.tuning import DEFAULT, Tuning
 
 
 class Balancers(Protocol):
     """The balancers of all gateways, numbered from 0."""
 
     def pick(self, gateway: int, avoid: Endpoint | None) -> Endpoint: ...
+
+    def began(self, gateway: int, endpoint: Endpoint) -> None:
+        """The call was not refused."""
+        ...
 
     def done(self, gateway: int, endpoint: Endpoint, ok: bool, answered: bool, latency_s: float) -> None: ...
 
@@ -50,9 +55,13 @@ class _Client:
             if endpoint is not avoid:
                 break
             other = policy.pick()
+            # A policy cannot be told whom to avoid: the pick that is not used counts as the failure it would be.
             policy.done(endpoint, ok=False, latency_s=0.0)
             endpoint = other
         return endpoint
+
+    def began(self, gateway: int, endpoint: Endpoint) -> None:
+        """That a call was sent changes nothing."""
 
     def done(self, gateway: int, endpoint: Endpoint, ok: bool, answered: bool, latency_s: float) -> None:
         self._policies[gateway].done(endpoint, ok=ok, latency_s=latency_s)
@@ -69,6 +78,7 @@ class DataPlane:
     controlled: bool = True
     report_s: float = 0.5
     push_s: float = 0.02  # from a report to the new weights' being in force
+    tuning: Tuning = DEFAULT
     little: bool = False  # latency by Little's law from the calls in flight, as if nothing measured it
 
     def __call__(
@@ -100,7 +110,7 @@ class _DataPlane:
             )
             for _ in range(gateways)
         ]
-        self.controller = WeightController(loop.clock)
+        self.controller = WeightController(loop.clock, settings.tuning)
         self.controller.set_pools({"pool": PoolMembers(settings.policy, members)})
         for envoy in self.envoys:
             envoy.set_weights(self.controller.weights("pool"))
@@ -113,6 +123,9 @@ class _DataPlane:
 
     def pick(self, gateway: int, avoid: Endpoint | None) -> Endpoint:
         return self.envoys[gateway].pick(avoid)
+
+    def began(self, gateway: int, endpoint: Endpoint) -> None:
+        self.envoys[gateway].began(endpoint)
 
     def done(self, gateway: int, endpoint: Endpoint, ok: bool, answered: bool, latency_s: float) -> None:
         self.envoys[gateway].done(endpoint, ok=ok, answered=answered, now_s=self._loop.now_s)
@@ -186,3 +199,44 @@ EJECTIONS = tuple(
     Contender(name, DataPlane(PolicyName.LEAST_REQUEST, outliers=settings))
     for name, settings in _TRIED.items()
 )
+# How latency becomes a weight: Envoy's bias and the power of the latency, how soon a peak is forgotten, latencies that
+# count as equal, and latency by Little's law.
+_LATENCY = {
+    "bias 2, power 2": DataPlane(PolicyName.PEAK_EWMA),
+    "bias 1, power 1": DataPlane(PolicyName.PEAK_EWMA, bias=1.0, tuning=Tuning(latency_gain=1.0)),
+    "bias 1, power 2": DataPlane(PolicyName.PEAK_EWMA, bias=1.0),
+    "bias 2, power 1": DataPlane(PolicyName.PEAK_EWMA, tuning=Tuning(latency_gain=1.0)),
+    "bias 3, power 3": DataPlane(
+        PolicyName.PEAK_EWMA, bias=3.0, tuning=Tuning(latency_gain=3.0, latency_floor=1 / 1000)
+    ),
+    "tau 1.5 s": DataPlane(PolicyName.PEAK_EWMA, tuning=Tuning(latency_tau_s=1.5)),
+    "tau 6 s": DataPlane(PolicyName.PEAK_EWMA, tuning=Tuning(latency_tau_s=6.0)),
+    "alike 1": DataPlane(PolicyName.PEAK_EWMA, tuning=Tuning(latency_alike=1.0)),
+    "alike 2": DataPlane(PolicyName.PEAK_EWMA, tuning=Tuning(latency_alike=2.0)),
+    "Little's law": DataPlane(PolicyName.PEAK_EWMA, little=True),
+}
+LATENCIES = tuple(Contender(name, plane) for name, plane in _LATENCY.items())
+# How fast a share comes back, where nothing else protects a cold instance.
+RAMPS = tuple(
+    Contender(
+        f"from 1/{round(1 / start)}, x 2 in {doubling:g} s",
+        DataPlane(PolicyName.WEIGHTED, tuning=Tuning(start=start, doubling_s=doubling)),
+    )
+    for start, doubling in (
+        (1 / 16, 1.0),
+        (1.0, 0.5),
+        (1 / 16, 0.25),
+        (1 / 16, 0.5),
+        (1 / 16, 2.0),
+        (1 / 64, 1.0),
+    )
+)
+GROUPS = {
+    "envoy": ENVOYS,
+    "client": CLIENTS,
+    "parts": PARTS,
+    "choices": CHOICES,
+    "ejections": EJECTIONS,
+    "latencies": LATENCIES,
+    "ramps": RAMPS,
+}

@@ -64,6 +64,11 @@ class Envoy:
         self._in_flight[best] += 1
         return best
 
+    def began(self, endpoint: Endpoint) -> None:
+        """The call picked last is on a connection."""
+        if self.outliers is not None:
+            self.outliers.began(endpoint)
+
     def done(self, endpoint: Endpoint, *, ok: bool, answered: bool, now_s: float) -> None:
         self._in_flight[endpoint] -= 1
         if self.outliers is not None and self.outliers.observe(endpoint, ok, answered, now_s):

@@ -45,6 +45,10 @@ class Outliers:
     def ejected(self) -> frozenset[Endpoint]:
         return frozenset(self._until_s)
 
+    def began(self, endpoint: Endpoint) -> None:
+        """A call found a connection, which is a success of local origin: it ends a row of timeouts."""
+        self._local_row[endpoint] = 0
+
     def observe(self, endpoint: Endpoint, ok: bool, answered: bool, now_s: float) -> bool:
         """Counts a call. True when that ejects the endpoint.
 
@@ -55,7 +59,6 @@ class Outliers:
             window[0] += 1
             window[1] += ok
             row, most = self._row, self._settings.consecutive_failures
-            self._local_row[endpoint] = 0
         else:
             row, most = self._local_row, self._settings.consecutive_local_origin
         row[endpoint] = 0 if ok else row[endpoint] + 1

@@ -67,6 +67,10 @@ class Replica:
         for fault in faults:
             loop.at(fault.end_s, self._over, fault)
 
+    @property
+    def refusing(self) -> bool:
+        return any(fault.refused and fault.holds(self._loop.now_s) for fault in self._faults)
+
     def submit(self, attempt: Attempt) -> None:
         now_s = self._loop.now_s
         for fault in self._faults:

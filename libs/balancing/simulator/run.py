@@ -115,6 +115,8 @@ class _Run:
 
         attempt = Attempt(call.work_s, ended)
         self._loop.at(call.began_s + self._scenario.timeout_s, self._late, call, attempt, endpoint, sent_s)
+        if not self._replicas[number].refusing:
+            self._balancers.began(call.gateway, endpoint)
         if call.bad:
             self._loop.at(sent_s + REFUSED_S, ended, attempt, False, False)
         else:

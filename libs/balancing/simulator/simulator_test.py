@@ -138,6 +138,9 @@ def test_a_success_begins_the_row_anew_and_timeouts_have_one_of_their_own() -> N
         outliers.observe(A, ok=True, answered=True, now_s=0.0)
     for _ in range(19):
         assert not outliers.observe(B, ok=False, answered=False, now_s=0.0)
+    outliers.began(B)
+    for _ in range(19):
+        assert not outliers.observe(B, ok=False, answered=False, now_s=0.0)
     assert outliers.observe(B, ok=False, answered=False, now_s=0.0)
     assert outliers.ejected() == {B}
 
