@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from services.gateway.control_link import Supervised
 from services.gateway.control_reload import Reloader, ReloadState
 from services.gateway.control_weights import Weights
 from services.gateway.discovery import Discovery
+from services.gateway.health_ask import Asker
+from services.gateway.health_probes import HealthProbes, Target
 from services.gateway.listener import ListenerOptions, listener
 from services.gateway.listener_limits import DEFAULT_MAX_MESSAGE_BYTES
 from services.gateway.load_reports import INTERVAL_MS, CallCounts, LoadReports
@@ -41,7 +43,7 @@ from services.gateway.supervisor import Place, StartError
 from services.gateway.supervisor_envoy import ADMIN_SOCKET, CONTROL_SOCKET
 from services.gateway.supervisor_folder import made_at
 from services.gateway.supervisor_link import EnvoyState
-from services.gateway.table import Table
+from services.gateway.table import HealthCheck, Table
 from services.gateway.tls import secrets
 from services.gateway.watch import Contents, changes
 from services.gateway.xds_clients import ClientView
@@ -82,11 +84,12 @@ class Gateway:
         self.calls = CallCounts()
         self.counters: CounterFile | None = None
         self.started_at = made_at(place.folder)
-        self.resolver = Resolver(self._resolved)
+        self.resolver = Resolver(self._found_out)
         self.state = EnvoyState()
         self.pools: dict[str, list[Group]] = {}  # each pool's instances, by order of preference
         self._admin = EnvoyAdmin(str(place.folder / ADMIN_SOCKET))
         self._health = Health(lambda: self.table, self._admin.memberships)
+        self.probes = HealthProbes(Asker(lambda: self.files).ask, self._found_out)
         self._stop = asyncio.Event()
         self._failed = False  # a task that must live as long as the gateway ended
         self._apply_lock = asyncio.Lock()
@@ -157,6 +160,7 @@ class Gateway:
             return
         # The control plane before us ended: Envoy runs on what that one had.
         self.resolver.remember(kept.addresses)
+        self.probes.health = {pool: HealthCheck(kind) for pool, kind in kept.health.items()}
         self.reload.version, self.reload.rejected = kept.version - 1, kept.rejected
         if await self.apply():
             return
@@ -166,7 +170,7 @@ class Gateway:
         await self._use(recalled)
         self.reloader.used(recalled)
 
-    def _resolved(self) -> None:
+    def _found_out(self) -> None:
         self._publish()
         self._keep()
 
@@ -176,6 +180,7 @@ class Gateway:
                 State(
                     files=self.files,
                     addresses=self.resolver.addresses,
+                    health=self.probes.health,
                     version=self.reload.version,
                     rejected=self.reload.rejected,
                 )
@@ -188,6 +193,7 @@ class Gateway:
         members = {name: [e for group in groups for e in group] for name, groups in self.pools.items()}
         self.weights.set_pools(self.table, self.pools)
         self.calls.keep(members)
+        self.probes.use(_probed(self.table, self.pools))
         weights = {name: self.weights.of(name) for name in self.pools}
         self.discovery.update(
             build(
@@ -197,6 +203,7 @@ class Gateway:
                 listeners={LISTENER: self._listener()},
                 secrets=secrets(self.table.edge, self.files, self.table.pools.values()),
                 collector=self._collector(),
+                health=self.probes.health,
             ),
             ClientView(self.table, self.pools, self.weights.of),
             lambda host, port: resource(self._listener_at(host, port)),
@@ -301,6 +308,7 @@ class Gateway:
                     self._follow_files(),
                     self._follow_latencies(),
                     self.resolver.run(),
+                    self.probes.run(),
                     monitor.run(),
                 ):
                     self._in_background(work).add_done_callback(self._lasting_ended)
@@ -343,3 +351,17 @@ class Gateway:
             log.critical("a background task ended; starting again", exc_info=task.exception())
             self._failed = True
             self.stop()
+
+
+def _probed(table: Table, pools: Mapping[str, Sequence[Group]]) -> dict[str, list[Target]]:
+    """The instances of the pools whose checks are to be found out. Those of a stand-in are looked at as its own."""
+    found: dict[str, list[Target]] = {}
+    for name, groups in pools.items():
+        pool = table.pools[name]
+        if pool.health_check is HealthCheck.AUTO and groups:
+            server_name = pool.tls.server_name if pool.tls else ""
+            found[name] = [
+                Target(endpoint, pool.tls, server_name or groups[0].hostnames.get(endpoint, ""))
+                for endpoint in groups[0]
+            ]
+    return found
