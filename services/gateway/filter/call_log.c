@@ -220,8 +220,9 @@ static void count_instance(char *block, void *call, unsigned code, uint64_t flag
     struct instance_counts *counts = call_memory_instance(block, (struct text){key, length});
     if (counts == NULL) return;
     if (timing->first_got_upstream >= 0 && timing->last_got_upstream >= timing->first_sent_upstream) {
+        uint64_t latency_ns = (uint64_t)(timing->last_got_upstream - timing->first_sent_upstream);
         call_memory_add(&counts->answered, 1);
-        call_memory_add(&counts->latency_us, (uint64_t)(timing->last_got_upstream - timing->first_sent_upstream) / 1000);
+        call_memory_add(&counts->latency_us, latency_ns / 1000);
     }
     if (code != OK && !(flags & (FLAG(14) | FLAG(28)))) call_memory_add(&counts->failed, 1);
 }
