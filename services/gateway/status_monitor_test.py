@@ -84,11 +84,9 @@ async def test_rates_of_tasks_and_instances_come_from_the_counters(setup: Setup)
     assert (short.rate, short.error_ratio, short.fault_ratio) == (10.0, 0.1, 0.1)
     assert long.calls == 290  # all that came since the first look
     rates = found.instance_rates["task-69", A]
-    assert (rates.rate, rates.error_ratio, rates.mean_s) == (
-        pytest.approx(10.0),
-        pytest.approx(0.1),
-        pytest.approx(0.0015),
-    )
+    assert rates.rate == pytest.approx(10.0)
+    assert rates.error_ratio == pytest.approx(0.1)
+    assert rates.mean_s == pytest.approx(0.0015)
     assert ("task-69", B) not in found.instance_rates
     assert found.hosts["task-69"][str(A)].in_flight == 3
     assert (found.envoy["connections"], found.envoy["connections_refused"]) == (7, 3)
