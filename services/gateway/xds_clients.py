@@ -40,6 +40,7 @@ _CONNECTION_MANAGER = parse(
         ]
     },
 )
+_MOST_MADE = 100_000
 # What an instance says when it did not start on a call. gRPC retries nothing of which a part was answered.
 _RETRY_ON = "unavailable"
 # Instances are left out while most of their calls fail. gRPC counts an application's error as a failure as well, so
@@ -88,6 +89,7 @@ class ClientView:
         self._made: dict[tuple[str, str], Resource | None] = {}
 
     def listener(self, name: str) -> Resource | None:
+        """Every name has one."""
         return self._once("listener", name, self._listener)
 
     def cluster(self, name: str) -> Resource | None:
@@ -106,18 +108,25 @@ class ClientView:
         key = (kind, name)
         if key not in self._made:
             message = make(name)
-            if message is None:
-                return None  # not kept: clients may ask for any name
-            self._made[key] = resource(message)
+            found = None if message is None else resource(message)
+            if len(self._made) >= _MOST_MADE:  # clients may ask for any name
+                return found
+            self._made[key] = found
         return self._made[key]
 
-    def _listener(self, name: str) -> Any | None:
-        task = task_of(name, self._table)
-        if task is None:
-            return None
+    def _listener(self, name: str) -> Any:
         manager = _ConnectionManager()
         manager.CopyFrom(_CONNECTION_MANAGER)
-        host = manager.route_config.virtual_hosts.add(name=name, domains=["*"])
+        manager.route_config.name = name
+        task = task_of(name, self._table)
+        if task is not None:
+            self._route(manager.route_config.virtual_hosts.add(name=name, domains=["*"]), task)
+        # Else a listener that leads nowhere: gRPC would wait 15 s for one that is not there before it fails a call.
+        found = _Listener(name=name)
+        found.api_listener.api_listener.CopyFrom(pack(manager))
+        return found
+
+    def _route(self, host: Any, task: Task) -> None:
         route = host.routes.add()
         route.match.prefix = ""
         action = route.route
@@ -133,9 +142,6 @@ class ClientView:
         if task.retries:
             action.retry_policy.retry_on = _RETRY_ON
             action.retry_policy.num_retries.value = task.retries
-        found = _Listener(name=name)
-        found.api_listener.api_listener.CopyFrom(pack(manager))
-        return found
 
     def _cluster(self, name: str) -> Any | None:
         pool: Pool | None = self._table.pools.get(name)
