@@ -205,17 +205,20 @@ def test_a_killed_control_plane_comes_back_under_load_and_loses_no_call(nodes: P
             with Load(lambda: gateway.predict("a-69"), threads=4) as load:
                 for _ in range(3):
                     time.sleep(0.5)
-                    before = control_of(gateway)
-                    os.kill(before, signal.SIGKILL)
-                    eventually(
-                        lambda: control_of_or_none(gateway) not in (None, before), "another one"
-                    )  # noqa: B023
+                    replace_control(gateway)
                 eventually(lambda: gateway.status()["config"]["accepted"], "Envoy took the new stream")
                 gateway.write_nodes(f"69=5000,{one.address}\n70=5000,{two.address}\n")
                 eventually(lambda: gateway.predict("a-70").code == grpc.StatusCode.OK, "an edit works")
             assert load.failures() == []
             assert gateway.status()["config"]["version"] == 2
             assert "the control plane ended with status -9" in gateway.log
+
+
+def replace_control(gateway: GatewayProcess) -> None:
+    """Kills the control plane and waits for the next one."""
+    before = control_of(gateway)
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: control_of_or_none(gateway) not in (None, before), "another one")
 
 
 def control_of_or_none(gateway: GatewayProcess) -> int | None:
@@ -232,8 +235,7 @@ def test_a_control_plane_that_starts_again_on_a_bad_file_goes_on_with_what_envoy
             gateway.write_nodes("nonsense")
             eventually(lambda: gateway.status()["config"]["rejected"] == 1, "the edit was seen")
             before = gateway.status()["gateway"]
-            os.kill(control_of(gateway), signal.SIGKILL)
-            eventually(lambda: control_of_or_none(gateway) is not None, "another one")
+            replace_control(gateway)
             # Not even a new Envoy lacks the table.
             os.kill(before["envoy_pid"], signal.SIGKILL)
             eventually(lambda: gateway.predict("a-69").code == grpc.StatusCode.OK, "Envoy has the table", 15)
@@ -296,6 +298,27 @@ def test_sighup_reloads(nodes: Path) -> None:
         nodes.write_text(f"70=5000,{server.address}\n")
         gateway.process.send_signal(signal.SIGHUP)
         eventually(lambda: gateway.predict("a-70").code == grpc.StatusCode.OK, "the new table works", 2)
+
+
+def test_every_file_that_the_configuration_names_is_followed(tmp_path: Path) -> None:
+    nodes, config = tmp_path / "elsewhere" / "nodes.txt", tmp_path / "gateway.toml"
+    nodes.parent.mkdir()
+    config.write_text(f'nodes = "{nodes}"\n')
+    with backends(1) as (server,):
+        nodes.write_text(f"69=5000,{server.address}\n")
+        with GatewayProcess(config) as gateway:
+            assert gateway.predict("a-69").code == grpc.StatusCode.OK
+            nodes.write_text(f"70=5000,{server.address}\n")
+            eventually(lambda: gateway.predict("a-70").code == grpc.StatusCode.OK, "its node file")
+            # A file that is named only now, and does not exist yet.
+            other = tmp_path / "other" / "nodes.txt"
+            config.write_text(f'nodes = "{other}"\n')
+            eventually(lambda: gateway.status()["config"]["errors"] != [], "what is wrong is told")
+            assert gateway.predict("a-70").code == grpc.StatusCode.OK
+            other.parent.mkdir()
+            other.write_text(f"71=5000,{server.address}\n")
+            eventually(lambda: gateway.predict("a-71").code == grpc.StatusCode.OK, "it is there now", 10)
+            assert gateway.status()["config"]["errors"] == []
 
 
 def test_it_listens_on_names_and_on_ipv6(nodes: Path) -> None:
