@@ -192,7 +192,7 @@ _TRIED = {
     "as it is": OutlierSettings(),
     "5 errors in a row": OutlierSettings(consecutive_failures=5),
     "5 timeouts in a row": OutlierSettings(consecutive_local_origin=5),
-    "at once for 1 s": OutlierSettings(base_ejection_s=1.0),
+    "for 2 s at first": OutlierSettings(base_ejection_s=2.0),
     "1.9 deviations": OutlierSettings(stdev_factor=1.9),
 }
 EJECTIONS = tuple(

@@ -17,7 +17,7 @@ class OutlierSettings:
     )
     consecutive_local_origin: int = 20  # no answer: refused, reset, timed out
     interval_s: float = 1.0
-    base_ejection_s: float = 2.0
+    base_ejection_s: float = 5.0
     max_ejection_s: float = 30.0
     max_ejection_percent: float = 50.0
     # success rate against the others: mean - factor x standard deviation
