@@ -10,13 +10,8 @@ from libs.balancing.simulator.report import rows
 from libs.balancing.simulator.run import Result
 
 # Okabe and Ito's colours, which the colour-blind tell apart too; the shapes say it once more.
-_STYLES = (
-    ("#999999", "cross"),
-    ("#e69f00", "square"),
-    ("#56b4e9", "ring"),
-    ("#0072b2", "dot"),
-    ("#d55e00", "diamond"),
-)
+_COLOURS = ("#999999", "#e69f00", "#56b4e9", "#0072b2", "#d55e00")
+_STYLES = tuple(zip(_COLOURS, ("cross", "square", "ring", "dot", "diamond"), strict=True))
 
 _LEFT, _TOP, _ROW, _WIDTH, _GAP = 132, 96, 30, 330, 46
 _INK, _SOFT, _LINE = "#222222", "#666666", "#e4e4e4"
