@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from services.gateway.listener_limits import DEFAULT_MAX_MESSAGE_BYTES
+from services.gateway.names import DEFAULT_MAX_MESSAGE_BYTES
 
 # What a command needs is imported by it: `serve` stays small.
 

@@ -26,10 +26,9 @@ from services.gateway.discovery import Discovery
 from services.gateway.health_ask import Asker
 from services.gateway.health_probes import HealthProbes, Target
 from services.gateway.listener import ListenerOptions, listener
-from services.gateway.listener_limits import DEFAULT_MAX_MESSAGE_BYTES
 from services.gateway.load_reports import INTERVAL_MS, CallCounts, LoadReports
 from services.gateway.metrics_counters import CounterFile
-from services.gateway.names import LISTENER
+from services.gateway.names import DEFAULT_MAX_MESSAGE_BYTES, LISTENER
 from services.gateway.observe import collector_cluster
 from services.gateway.own_health import Health
 from services.gateway.own_services import OwnServices

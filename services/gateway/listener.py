@@ -18,11 +18,10 @@ from services.gateway import access, listener_limits, metrics_access_log, observ
 from services.gateway.filter import module
 from services.gateway.listener_limits import (
     CONNECTION_BUFFER_BYTES,
-    DEFAULT_MAX_MESSAGE_BYTES,
     HANDSHAKE_TIMEOUT,
 )
 from services.gateway.listener_replies import local_replies
-from services.gateway.names import DRAIN_S, LISTENER, ROUTES, STATS
+from services.gateway.names import DEFAULT_MAX_MESSAGE_BYTES, DRAIN_S, LISTENER, ROUTES, STATS
 from services.gateway.table import Table
 from services.gateway.xds_messages import parse
 

@@ -12,7 +12,6 @@ from services.gateway.xds_messages import parse
 Json = dict[str, Any]
 
 MIB = 1 << 20
-DEFAULT_MAX_MESSAGE_BYTES = 10 * MIB
 FRAME_BYTES = 5  # a gRPC message travels behind one flag byte and four bytes of length
 
 # Of one connection: what Envoy has read and not yet forwarded, or been given and not yet written. A caller that does

@@ -8,9 +8,11 @@ LISTENER = "public"
 ROUTES = "tasks"  # the name of the route configuration
 STATS = "public"  # prefix of the listener's statistics: http.public.*
 
+DEFAULT_MAX_MESSAGE_BYTES = 10 << 20
+
 DRAIN_S = 1  # from telling callers to go elsewhere until it is final
-# How long the connections of a listener that an edit has replaced may finish their calls, each on the way it began. Calls
-# last for an hour at most (table.MAX_TIMEOUT_MS); callers are told at their next answer to open a new connection.
+# How long the connections of a listener that an edit has replaced may finish their calls, each on the way it began.
+# Calls last for an hour at most (table.MAX_TIMEOUT_MS); callers are told at their next answer to open a new connection.
 REPLACED_DRAIN_S = 3660
 
 

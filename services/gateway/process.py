@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from services.gateway.names import LISTENER
+from services.gateway.process_http import AdminReply, parse, request
 
 _ADMIN_TIMEOUT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class AdminReply:
-    status: int
-    body: bytes
 
 
 class EnvoyAdmin:
@@ -31,21 +25,12 @@ class EnvoyAdmin:
         async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_unix_connection(self._path)
             try:
-                writer.write(
-                    f"{method} {target} HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n"
-                    "Content-Length: 0\r\n\r\n".encode()
-                )
+                writer.write(request(method, target))
                 await writer.drain()
                 raw = await reader.read(-1)
             finally:
                 writer.close()
-        head, _, body = raw.partition(b"\r\n\r\n")
-        try:
-            status = int(head.split(b" ", 2)[1])
-        except (IndexError, ValueError):
-            raise OSError(f"Envoy's admin answered {head[:80]!r}") from None
-        chunked = b"transfer-encoding: chunked" in head.lower()
-        return AdminReply(status, _unchunk(body) if chunked else body)
+        return parse(raw)
 
     async def json(self, target: str) -> Any:
         """A JSON document. Raises OSError."""
@@ -75,22 +60,3 @@ class EnvoyAdmin:
             for stat in document.get("stats", [])
             if stat.get("name", "").endswith(suffix)
         }
-
-
-def _unchunk(data: bytes) -> bytes:
-    """The body in HTTP/1.1 chunks. Raises OSError when it was cut short."""
-    parts: list[bytes] = []
-    at = 0
-    while True:
-        line_end = data.find(b"\r\n", at)
-        try:
-            size = int(data[at:line_end], 16) if line_end >= 0 else -1
-        except ValueError:
-            size = -1
-        start = line_end + 2
-        if size < 0 or start + size > len(data):
-            raise OSError("Envoy's admin broke off its answer")
-        if size == 0:
-            return b"".join(parts)
-        parts.append(data[start : start + size])
-        at = start + size + 2

