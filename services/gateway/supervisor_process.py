@@ -87,7 +87,7 @@ def start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.
         command,
         env=environment,
         stdin=subprocess.DEVNULL,
-        stdout=2,
+        stdout=None,  # ours: nothing but the access log is written there, where the configuration says so
         # As above: a Ctrl-C in the terminal must not reach it.
         start_new_session=True,
         preexec_fn=lambda: _die_with(parent),

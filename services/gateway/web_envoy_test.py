@@ -6,8 +6,6 @@ import base64
 import http.client
 import json
 import random
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,65 +13,12 @@ import grpc
 import pytest
 
 from libs.proto import messages
-from services.gateway.table import Edge
-from services.gateway.testing import WPAI_PATH, Backend, call, field_bytes, predict_request
-from services.gateway.testing_edge import EdgeEnvoy, table_of, task_of
+from services.gateway.testing import WPAI_PATH, call, field_bytes, predict_request
+from services.gateway.testing_edge import EdgeEnvoy
+from services.gateway.testing_web import MAX_MESSAGE, Site, curl, running, site
 
 PREDICT = WPAI_PATH + "Predict"
-ORIGIN = "https://models.example"
-MAX_MESSAGE = 4 << 20
-
-
-class Instance(Backend):
-    """Answers what it is told to, and echoes where it is told nothing."""
-
-    reply: bytes | None = None
-
-    def answer(self, method: str, body: bytes, context: grpc.ServicerContext) -> bytes:
-        echoed = super().answer(method, body, context)
-        return echoed if self.reply is None else self.reply
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[tuple[EdgeEnvoy, Instance]]:
-    with Instance() as instance:
-        table = table_of(instance.address, task_of(69, timeout_ms=2000), edge=Edge(cors_origins=(ORIGIN,)))
-        with EdgeEnvoy(table, max_message_bytes=MAX_MESSAGE) as envoy:
-            yield envoy, instance
-
-
-@pytest.fixture
-def site(running: tuple[EdgeEnvoy, Instance]) -> Iterator[tuple[EdgeEnvoy, Instance]]:
-    yield running
-    running[1].reply, running[1].status, running[1].delay_s = None, grpc.StatusCode.OK, 0.0
-
-
-def curl(envoy: EdgeEnvoy, path: str, *arguments: str) -> tuple[int, dict[str, str], bytes]:
-    """curl's status, headers and body."""
-    ran = subprocess.run(
-        [
-            "curl",
-            "--silent",
-            "--show-error",
-            "--max-time",
-            "20",
-            "--include",
-            *arguments,
-            f"http://{envoy.address}{path}",
-        ],
-        capture_output=True,
-        check=True,
-        timeout=30,
-    )
-    head, _, body = ran.stdout.partition(b"\r\n\r\n")
-    if b" 100 " in head.splitlines()[0]:
-        head, _, body = body.partition(b"\r\n\r\n")
-    lines = head.decode().splitlines()
-    return (
-        int(lines[0].split()[1]),
-        dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line),
-        body,
-    )
+FIXTURES = (running, site)  # pytest finds them by their names
 
 
 def post_json(envoy: EdgeEnvoy, path: str, request: Any, *arguments: str) -> tuple[int, Any]:
@@ -141,15 +86,13 @@ SPEC = {"modelSpec": {"name": "textcnn-69"}}
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_curl_calls_a_method(
-    site: tuple[EdgeEnvoy, Instance], path: str, request_json: Any, reply: Any, expected: Any
-) -> None:
+def test_curl_calls_a_method(site: Site, path: str, request_json: Any, reply: Any, expected: Any) -> None:
     envoy, instance = site
     instance.reply = None if reply is None else reply.SerializeToString()
     assert post_json(envoy, path, request_json) == (200, expected)
 
 
-def test_the_request_arrives_as_the_grpc_message(site: tuple[EdgeEnvoy, Instance]) -> None:
+def test_the_request_arrives_as_the_grpc_message(site: Site) -> None:
     envoy, instance = site
     instance.reply = b""
     request = {
@@ -167,13 +110,13 @@ def test_the_request_arrives_as_the_grpc_message(site: tuple[EdgeEnvoy, Instance
     assert seen.time_left_s is not None and seen.time_left_s <= 2.0
 
 
-def test_the_task_may_be_said_in_a_header(site: tuple[EdgeEnvoy, Instance]) -> None:
+def test_the_task_may_be_said_in_a_header(site: Site) -> None:
     envoy, instance = site
     instance.reply = b""
     assert post_json(envoy, PREDICT, {}, "--header", "x-dl-task: 69") == (200, {})
 
 
-def test_the_gateways_own_methods(site: tuple[EdgeEnvoy, Instance]) -> None:
+def test_the_gateways_own_methods(site: Site) -> None:
     assert post_json(site[0], "/grpc.health.v1.Health/Check", {}) == (200, {"status": "SERVING"})
     assert post_json(site[0], "/inference.GRPCInferenceService/ServerLive", {}) == (200, {"live": True})
 
@@ -190,9 +133,7 @@ def test_the_gateways_own_methods(site: tuple[EdgeEnvoy, Instance]) -> None:
         ("not json", 400, 3, "token"),
     ],
 )
-def test_a_refusal_is_a_json_error(
-    site: tuple[EdgeEnvoy, Instance], request_text: str, status: int, code: int, said: str
-) -> None:
+def test_a_refusal_is_a_json_error(site: Site, request_text: str, status: int, code: int, said: str) -> None:
     found, headers, body = curl(site[0], PREDICT, "--data", request_text)
     assert found == status
     assert headers["content-type"] == "application/json"
@@ -201,7 +142,7 @@ def test_a_refusal_is_a_json_error(
     assert said in error["message"]
 
 
-def test_an_instances_error_and_a_timeout_are_json_errors(site: tuple[EdgeEnvoy, Instance]) -> None:
+def test_an_instances_error_and_a_timeout_are_json_errors(site: Site) -> None:
     envoy, instance = site
     instance.status = grpc.StatusCode.FAILED_PRECONDITION
     assert post_json(envoy, PREDICT, SPEC) == (400, {"code": 9, "message": "as told"})
@@ -212,9 +153,7 @@ def test_an_instances_error_and_a_timeout_are_json_errors(site: tuple[EdgeEnvoy,
 
 
 @pytest.mark.parametrize(("size", "status"), [(MAX_MESSAGE - 1000, 200), (MAX_MESSAGE + 1000, 413)])
-def test_messages_up_to_the_limit_pass(
-    site: tuple[EdgeEnvoy, Instance], tmp_path: Path, size: int, status: int
-) -> None:
+def test_messages_up_to_the_limit_pass(site: Site, tmp_path: Path, size: int, status: int) -> None:
     envoy, instance = site
     instance.reply = messages.PredictResponse(
         outputs={"y": messages.TensorProto(tensor_content=bytes(MAX_MESSAGE - 1000))}
@@ -238,7 +177,7 @@ def test_messages_up_to_the_limit_pass(
     ],
 )
 def test_what_is_no_call_is_told_what_is_spoken_here(
-    site: tuple[EdgeEnvoy, Instance], method: str, path: str, kind: str | None
+    site: Site, method: str, path: str, kind: str | None
 ) -> None:
     headers = ["--header", f"content-type: {kind}"] if kind else []
     data = ["--data", "{}"] if kind else []
@@ -272,9 +211,7 @@ IN_AN_ANY = field_bytes(
         ("/tensorflow.serving.PredictionService/GetModelMetadata", IN_AN_ANY),
     ],
 )
-def test_an_answer_that_cannot_be_json_is_an_error(
-    site: tuple[EdgeEnvoy, Instance], path: str, reply: bytes
-) -> None:
+def test_an_answer_that_cannot_be_json_is_an_error(site: Site, path: str, reply: bytes) -> None:
     envoy, instance = site
     instance.reply = reply
     status, error = post_json(envoy, path, SPEC)
@@ -284,7 +221,7 @@ def test_an_answer_that_cannot_be_json_is_an_error(
         assert call(channel, path, predict_request("m-69")).body == reply
 
 
-def test_no_spoilt_answer_ends_envoy(site: tuple[EdgeEnvoy, Instance]) -> None:
+def test_no_spoilt_answer_ends_envoy(site: Site) -> None:
     envoy, instance = site
     draw = random.Random(20_260_101)
     found = messages.SeldonMessage()
@@ -315,102 +252,3 @@ def test_no_spoilt_answer_ends_envoy(site: tuple[EdgeEnvoy, Instance]) -> None:
         codes.add(reply.status)
     connection.close()
     assert codes <= {200, 500, 502} and 200 in codes and 500 in codes
-
-
-# --- gRPC-Web ---
-
-
-def frame(message: bytes) -> bytes:
-    return b"\0" + len(message).to_bytes(4, "big") + message
-
-
-def grpc_web(
-    envoy: EdgeEnvoy, message: bytes, *, text: bool, path: str = PREDICT
-) -> tuple[int, dict[str, str], bytes]:
-    """One call as a browser makes it. The answer's body is decoded from base64 where it is text."""
-    kind = "application/grpc-web-text" if text else "application/grpc-web+proto"
-    body = frame(message)
-    connection = http.client.HTTPConnection("127.0.0.1", envoy.port, timeout=10)
-    try:
-        connection.request(
-            "POST",
-            path,
-            base64.b64encode(body) if text else body,
-            {"content-type": kind, "accept": kind, "x-grpc-web": "1", "origin": ORIGIN},
-        )
-        reply = connection.getresponse()
-        found = reply.read()
-        headers = {name.lower(): value for name, value in reply.getheaders()}
-        assert headers["content-type"].startswith(kind.removesuffix("+proto"))
-        if text:  # each piece is encoded on its own
-            padded = found.replace(b"=", b"= ").replace(b"= = ", b"== ").split()
-            found = b"".join(base64.b64decode(piece) for piece in padded)
-        return reply.status, headers, found
-    finally:
-        connection.close()
-
-
-@pytest.mark.parametrize("text", [False, True])
-@pytest.mark.parametrize("size", [10, 3_000_000])
-def test_a_browser_calls_a_model(site: tuple[EdgeEnvoy, Instance], text: bool, size: int) -> None:
-    message = predict_request("textcnn-69", bytes(size))
-    status, headers, body = grpc_web(site[0], message, text=text)
-    assert status == 200
-    assert headers["access-control-allow-origin"] == ORIGIN
-    assert body.startswith(frame(message))
-    trailer = body[len(frame(message)) :]
-    assert trailer[0] == 0x80
-    assert b"grpc-status:0" in trailer.replace(b" ", b"")
-
-
-@pytest.mark.parametrize(
-    ("name", "path", "code", "said"),
-    [
-        ("textcnn-7", PREDICT, "5", "task 7 is not configured"),
-        ("textcnn", PREDICT, "3", "does not end in a task id"),
-        ("textcnn-69", "/no.such.Service/Method", "12", "has no method"),
-    ],
-)
-def test_a_browser_reads_a_refusal(
-    site: tuple[EdgeEnvoy, Instance], name: str, path: str, code: str, said: str
-) -> None:
-    status, headers, _ = grpc_web(site[0], predict_request(name), text=False, path=path)
-    assert status == 200
-    assert headers["grpc-status"] == code
-    assert said in headers["grpc-message"]
-
-
-def test_a_browser_reads_an_instances_error(site: tuple[EdgeEnvoy, Instance]) -> None:
-    envoy, instance = site
-    instance.status = grpc.StatusCode.FAILED_PRECONDITION
-    _, headers, body = grpc_web(envoy, predict_request("m-69"), text=False)
-    assert "9" in (headers.get("grpc-status"), body.partition(b"grpc-status:")[2][:1].decode())
-
-
-# --- CORS ---
-
-
-def preflight(envoy: EdgeEnvoy, origin: str) -> dict[str, str]:
-    status, headers, _ = curl(
-        envoy,
-        PREDICT,
-        *("--request", "OPTIONS"),
-        *("--header", f"origin: {origin}"),
-        *("--header", "access-control-request-method: POST"),
-        *("--header", "access-control-request-headers: content-type,x-grpc-web,x-api-key"),
-    )
-    assert status == 200
-    return headers
-
-
-def test_a_page_of_a_listed_origin_may_call(site: tuple[EdgeEnvoy, Instance]) -> None:
-    headers = preflight(site[0], ORIGIN)
-    assert headers["access-control-allow-origin"] == ORIGIN
-    assert "post" in headers["access-control-allow-methods"]
-    for name in ("content-type", "x-grpc-web", "x-api-key", "authorization", "x-dl-task"):
-        assert name in headers["access-control-allow-headers"]
-
-
-@pytest.mark.parametrize("origin", ["https://models.example.evil", "http://models.example", "null"])
-def test_a_page_of_another_origin_may_not(site: tuple[EdgeEnvoy, Instance], origin: str) -> None:
-    assert "access-control-allow-origin" not in preflight(site[0], origin)
