@@ -129,8 +129,10 @@ def soak(options: argparse.Namespace) -> tuple[Log, list[Call], float]:
                     log.served.append(
                         load.steady(address, WPAI_PREDICT, body, rate, max(1, min(10, round(left))))
                     )
+                    counted = log.counts[-1][1] if log.counts else Counter[str]()
                     print(
-                        f"  {options.minutes * 60 - left:.0f} s: {log.served[-1]}, Envoy {log.memory[-1][1]:.0f} MiB,"
+                        f"  {options.minutes * 60 - left:.0f} s: {log.served[-1].done} calls, so far not OK:"
+                        f" {sum(counted.values()) - counted['OK']}, Envoy {log.memory[-1][1]:.0f} MiB,"
                         f" control plane {log.memory[-1][2]:.0f} MiB, {log.edits} edits, {len(log.kills)} kills",
                         file=sys.stderr, flush=True,
                     )  # fmt: skip
