@@ -29,7 +29,10 @@ class Asker:
 
     async def ask(self, target: Target) -> Answer:
         """Never raises; an instance that does not answer within DEADLINE_S is silent."""
-        options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+        options: list[tuple[str, Any]] = [
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
         if target.tls is None:
             channel = grpc.aio.insecure_channel(str(target.endpoint), options=options)
         else:
