@@ -118,6 +118,7 @@ def soak(options: argparse.Namespace) -> tuple[Log, list[Call], float]:
         address, body = there.gateway.address, message(options.size)
         capacity = load.run(address, WPAI_PREDICT, body, there.gateway.pid, 32, options.capacity_seconds).rate
         print(f"  capacity: {capacity:.0f} calls a second", file=sys.stderr, flush=True)
+        time.sleep(3.0)  # the calls that ended with that measurement are counted a moment later
         threads = [threading.Thread(target=work, args=(there, log, stop)) for work in (sample, disturb)]
         for thread in threads:
             thread.start()
