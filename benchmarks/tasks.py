@@ -52,7 +52,9 @@ class Gateway:
 
     @property
     def control_mib(self) -> float:
-        return load.memory_bytes(self.server.pid) / 2**20
+        envoy = load.find_child(self.server.pid, "envoy")
+        own = (pid for pid in load.process_tree(self.server.pid) if pid != envoy)
+        return sum(load.memory_bytes(pid) for pid in own) / 2**20
 
 
 def table(count: int, backends: list[Server], moved: bool = False) -> str:
