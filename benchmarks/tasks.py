@@ -19,10 +19,10 @@ from benchmarks.servers import TASK, WPAI_PREDICT, Server
 
 EPILOG = """\
 All tasks have the same 4 echo backends (nghttpd), so each gateway checks 4 instances a task. CPU is that of Envoy and
-the control plane. `idle` is what they take without a call (health checks, load reports), in milliseconds a second for
-each; the figures per request are without it. `one task`: h2load on one of them. `all in turn`: a Python client, fewer
-calls a second, each for the next task: checks and reports of all of them go on meanwhile and count, and threads sleep
-and wake more often, so compare that column with itself only. Memory is resident, after the load.
+the control plane. `idle` is what they take without a call (health checks, load reports), in milliseconds a second:
+before the first call, and once every task was called, since those are checked more often; the figures per request are
+without it. `one task`: h2load on one of them. `all in turn`: a Python client, fewer calls a second, each for the next
+task; threads sleep and wake more often, so compare that column with itself only. Memory is resident, after the load.
 `edit`: the median of some edits that move one task to other instances, until an answer names one of those.
 Ends with status 1 when the most tasks cost more than 1.1 times a request of the fewest, or an edit took over a second.
 """
@@ -42,7 +42,8 @@ class Gateway:
     load_s: float
     single_us: list[float] = field(default_factory=list)
     turns_us: list[float] = field(default_factory=list)
-    idle: float = 0.0  # CPU seconds a second
+    fresh_idle: float = 0.0  # CPU seconds a second, before any call
+    idle: float = 0.0  # the same, as last measured
     idle_control: float = 0.0  # the control plane's part of it
     edits_s: list[float] = field(default_factory=list)
 
@@ -140,13 +141,22 @@ def rest(gateway: Gateway, seconds: float = 5.0) -> None:
 def measure(gateways: list[Gateway], backends: list[Server], options: argparse.Namespace) -> None:
     for gateway in gateways:
         rest(gateway)
+        gateway.fresh_idle = gateway.idle
     for turn in range(options.rounds):
         for gateway in gateways:
             gateway.single_us.append(single(gateway, options.seconds, 1 if turn == 0 else 0))
+            print(
+                f"  round {turn + 1}, {gateway.tasks} tasks, one called: {gateway.single_us[-1]:.0f} us",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+    for gateway in gateways:
+        in_turn(gateway, gateway.tasks)
+        rest(gateway)
+    for turn in range(options.rounds):
+        for gateway in gateways:
             gateway.turns_us.append(in_turn(gateway, options.calls))
             print(
-                f"  round {turn + 1}, {gateway.tasks} tasks: {gateway.single_us[-1]:.0f} us, in turn"
-                f" {gateway.turns_us[-1]:.0f} us",
+                f"  round {turn + 1}, {gateway.tasks} tasks in turn: {gateway.turns_us[-1]:.0f} us",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
     for gateway in gateways:
@@ -161,6 +171,7 @@ def report(gateways: list[Gateway]) -> bool:
     rows: list[tuple[str, ...]] = [
         (
             str(g.tasks), f"{g.load_s:.1f}", f"{g.envoy_mib:.0f}", f"{g.control_mib:.0f}",
+            f"{g.fresh_idle * 1e3:.0f}",
             f"{(g.idle - g.idle_control) * 1e3:.0f} + {g.idle_control * 1e3:.0f}",
             f"{statistics.median(g.single_us):.0f}", f"{_ratio(g.single_us, first.single_us):.2f}",
             f"{statistics.median(g.turns_us):.0f}", f"{_ratio(g.turns_us, first.turns_us):.2f}",
@@ -169,7 +180,7 @@ def report(gateways: list[Gateway]) -> bool:
         for g in gateways
     ]  # fmt: skip
     head = (
-        "tasks x 4", "load s", "Envoy MiB", "control MiB", "idle ms/s, Envoy + control", "us, one task", "ratio",
+        "tasks x 4", "load s", "Envoy MiB", "control MiB", "idle ms/s", "used: Envoy + control", "us, one task", "ratio",
         "us, all in turn", "ratio", "edit s", "worst s",
     )  # fmt: skip
     load.table(f"Many tasks ({load.machine()})", head, rows)
