@@ -180,8 +180,8 @@ def report(gateways: list[Gateway]) -> bool:
         for g in gateways
     ]  # fmt: skip
     head = (
-        "tasks x 4", "load s", "Envoy MiB", "control MiB", "idle ms/s", "used: Envoy + control", "us, one task", "ratio",
-        "us, all in turn", "ratio", "edit s", "worst s",
+        "tasks x 4", "load s", "Envoy MiB", "control MiB", "idle ms/s", "used: Envoy + control", "us, one task",
+        "ratio", "us, all in turn", "ratio", "edit s", "worst s",
     )  # fmt: skip
     load.table(f"Many tasks ({load.machine()})", head, rows)
     cost, edit_s = _ratio(last.single_us, first.single_us), statistics.median(last.edits_s)
