@@ -132,7 +132,7 @@ def soak(options: argparse.Namespace) -> tuple[Log, list[Call], float]:
                     )
                     counted = log.counts[-1][1] if log.counts else Counter[str]()
                     print(
-                        f"  {options.minutes * 60 - left:.0f} s: {log.served[-1].done} calls, so far not OK:"
+                        f"  {options.minutes * 60 - left:.0f} s: {sum(part.done for part in log.served)} calls, not OK:"
                         f" {sum(counted.values()) - counted['OK']}, Envoy {log.memory[-1][1]:.0f} MiB,"
                         f" control plane {log.memory[-1][2]:.0f} MiB, {log.edits} edits, {len(log.kills)} kills",
                         file=sys.stderr, flush=True,
