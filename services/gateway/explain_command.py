@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import urllib.request
-from typing import Any
 
 from services.gateway.check import load_or_print
 from services.gateway.configuration import Sources
 from services.gateway.explain import NoAnswerError, Question, explain
 from services.gateway.explain_text import text
 from services.gateway.resolver import system_lookup
+from services.gateway.status_command import fetch
 from services.gateway.table import Table
 
 _LOOKUP_TIMEOUT_S = 3.0
-_ADMIN_TIMEOUT_S = 5.0
 
 
 def run(sources: Sources, question: Question, *, admin: str | None = None, as_json: bool = False) -> int:
@@ -27,10 +25,11 @@ def run(sources: Sources, question: Question, *, admin: str | None = None, as_js
     live = None
     if admin is not None:
         try:
-            live = _status(admin)
-        except (OSError, ValueError) as error:
+            live = fetch(admin)
+        except OSError as error:
+            reason = getattr(error, "reason", error)
             print(
-                f"gateway: {admin}: {error}; give the address of --admin, like 127.0.0.1:9901",
+                f"gateway: {admin}: {reason}; give the address of --admin, like 127.0.0.1:9901",
                 file=sys.stderr,
             )
             return 2
@@ -58,10 +57,3 @@ async def addresses(table: Table) -> dict[str, tuple[str, ...]]:
 
     names = sorted(table.names())
     return dict(zip(names, await asyncio.gather(*map(look_up, names)), strict=True))
-
-
-def _status(admin: str) -> Any:
-    """Raises OSError, ValueError."""
-    url = admin if "://" in admin else f"http://{admin}"
-    with urllib.request.urlopen(f"{url.rstrip('/')}/status.json", timeout=_ADMIN_TIMEOUT_S) as reply:
-        return json.loads(reply.read())

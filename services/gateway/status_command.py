@@ -83,6 +83,7 @@ def run(args: argparse.Namespace, out: TextIO | None = None) -> int:
     """The exit status. Writes to `out`, standard output unless given."""
     out = out or sys.stdout
     colours = out.isatty() and not os.environ.get("NO_COLOR")
+    status = UNREACHABLE
     try:
         while True:
             status, text = _look(args, colours)
@@ -95,6 +96,9 @@ def run(args: argparse.Namespace, out: TextIO | None = None) -> int:
             time.sleep(_PAUSE_S)
     except KeyboardInterrupt:
         return status
+    except BrokenPipeError:  # the reader, like head, has seen enough; nor is there more to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return status
 
 
 def _look(args: argparse.Namespace, colours: bool) -> tuple[int, str]:
@@ -103,7 +107,7 @@ def _look(args: argparse.Namespace, colours: bool) -> tuple[int, str]:
     except OSError as error:
         reason = getattr(error, "reason", error)
         return UNREACHABLE, (
-            f"gateway: no answer from http://{args.admin}/status.json: {reason}\n"
+            f"gateway: no answer from {_base(args.admin)}/status.json: {reason}\n"
             "is it running, and is this what it was given as --admin?\n"
         )
     if args.task is not None and not document["tasks"]:
@@ -117,18 +121,24 @@ def _look(args: argparse.Namespace, colours: bool) -> tuple[int, str]:
 def fetch(admin: str, task: str | None = None) -> Json:
     """The status document. Raises OSError when there is no gateway's answer."""
     import urllib.request
+    from http.client import HTTPException
 
     query = "" if task is None else f"?task={quote(task)}"
     # No proxy: the admin port is on this machine or in the operators' network.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"http://{admin}/status.json{query}", timeout=_TIMEOUT_S) as reply:
+        with opener.open(f"{_base(admin)}/status.json{query}", timeout=_TIMEOUT_S) as reply:
             document: Json = json.load(reply)
-    except ValueError as error:  # also what is no URL
-        raise OSError(f"not a gateway's admin port: {error}") from None
+    except (ValueError, HTTPException) as error:  # also what is no URL, and what does not speak HTTP
+        raise OSError(f"not a gateway's admin port: {type(error).__name__}") from None
     if not isinstance(document, dict) or "tasks" not in document:
         raise OSError("not a gateway's admin port")
     return document
+
+
+def _base(admin: str) -> str:
+    """The admin address, given as HOST:PORT or copied from a browser."""
+    return (admin if "://" in admin else f"http://{admin}").rstrip("/")
 
 
 def lines(document: Json, *, colours: bool, every: bool = False) -> Iterator[str]:
@@ -222,16 +232,17 @@ def _table(rows: Iterator[Row], paint: _Paint) -> Iterator[str]:
 def _failed(calls: Sequence[Json], now: float, paint: _Paint) -> Iterator[str]:
     alike: dict[tuple[str, ...], list[Json]] = {}
     for call in calls:
-        alike.setdefault(tuple(call[f] for f in ("task", "status", "instance", "message")), []).append(call)
+        told = call["message"] or call["details"]
+        alike.setdefault((call["task"], call["status"], call["instance"], told), []).append(call)
     if alike:
         yield ""
         yield paint("dim", f"the last {len(calls)} failed calls")
-    for group in list(alike.values())[:_FAILED]:
+    for (*_, told), group in list(alike.items())[:_FAILED]:
         call = group[0]
         where = f" at {call['instance']}" if call["instance"] else ""
         yield (
             f"{len(group):>3} x  {span(now - call['time'])} ago  task {_plain(call['task']) or '-'}{_plain(where)}"
-            f"  {paint('bad', call['status'])}  {_plain(call['message'] or call['details'])}"
+            f"  {paint('bad', call['status'])}  {_plain(told)}"
         )
 
 

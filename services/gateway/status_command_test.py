@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 
-from services.gateway.status_command import lines
+import pytest
+
+from services.gateway.status_command import fetch, lines
 from services.gateway.testing_status import FAILED, document, task_counts, view
 
 
@@ -32,3 +38,42 @@ def test_callers_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in text
     assert "\r" not in text
     assert "?[2J?gone?" in text
+
+
+def test_calls_that_failed_for_different_reasons_are_different() -> None:
+    one, other = (replace(FAILED, message="", details=details) for details in ("dl_no_task", "cors_response"))
+    text = "\n".join(lines(document(view(failures=[one, other, one])), colours=False))
+    assert re.search(r"  2 x .* dl_no_task\n  1 x .* cors_response", text)
+
+
+@contextlib.contextmanager
+def _says(answer: bytes) -> Iterator[str]:
+    """A port that answers everybody the same."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        thread.join(10)
+
+
+def test_whatever_answers_at_the_admin_address_is_told_from_a_gateway() -> None:
+    for answer in (b"\0\0\x18\4\0\0\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}", b""):
+        with _says(answer) as address, pytest.raises(OSError):
+            fetch(address)
+    for address in ("127.0.0.1:abc", "", "a b"):
+        with pytest.raises(OSError):
+            fetch(address)
+
+
+def test_the_admin_address_may_be_copied_from_a_browser() -> None:
+    body = b'{"tasks": {}}'
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body)
+    with _says(head + body) as address:
+        assert fetch(f"http://{address}/") == {"tasks": {}}

@@ -216,7 +216,7 @@ def failed_calls(calls: Sequence[Json], now: float) -> str:
         return "<h2>Failed calls</h2><p class=dim>None yet.</p>"
     alike: dict[tuple[str, ...], list[Json]] = {}
     for call in calls:
-        key = tuple(call[field] for field in ("task", "status", "reason", "instance", "message"))
+        key = tuple(call[field] for field in ("task", "status", "reason", "instance", "message", "details"))
         alike.setdefault(key, []).append(call)
     rows = "".join(_failed_call(group[0], len(group), now) for group in alike.values())
     return (
