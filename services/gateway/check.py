@@ -7,7 +7,7 @@ import time
 
 from services.gateway.configuration import Loaded, Sources, load
 from services.gateway.configuration_errors import ConfigInvalid
-from services.gateway.listener_files import mode_warnings, warnings
+from services.gateway.listener_files import log_problem, mode_warnings, warnings
 from services.gateway.table import Table
 
 
@@ -18,7 +18,7 @@ def check(sources: Sources) -> int:
         return 2
     table = loaded.table
     told = [*unused(table), *warnings(table.edge, table.pools.values(), loaded.files, time.time())]
-    for line in (*told, *mode_warnings(table.edge)):
+    for line in (*told, *mode_warnings(table.edge, table.pools.values())):
         print(f"note: {line}")
     instances = len({(pool.name, e) for pool in table.pools.values() for e in pool.members})
     files = ", ".join(str(path) for path in (sources.config, sources.nodes) if path is not None)
@@ -29,7 +29,7 @@ def check(sources: Sources) -> int:
 def load_or_print(sources: Sources) -> Loaded | None:
     """The configuration; None after every error was printed on standard error."""
     try:
-        return load(sources)
+        return load(sources, log_problem=log_problem)
     except ConfigInvalid as invalid:
         for error in invalid.errors:
             print(error.render(), file=sys.stderr)

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from services.gateway import configfile, nodefile
 from services.gateway.configfile import ConfigFile
+from services.gateway.configfile_edge import STDOUT
 from services.gateway.configfile_lines import Lines
 from services.gateway.configfile_section import Errors
 from services.gateway.configuration_errors import ConfigError, ConfigInvalid
 from services.gateway.configuration_merge import check_clients, merge
 from services.gateway.listener_files import check_files
 from services.gateway.nodefile import NodeLine
-from services.gateway.table import Table
+from services.gateway.table import LogWhen, Table
 
 Read = Callable[[Path], bytes]  # raises OSError
 
@@ -45,8 +46,13 @@ class Loaded:
     files: Mapping[Path, bytes]
 
 
-def load(sources: Sources, read: Read = Path.read_bytes) -> Loaded:
-    """Reads and checks everything at once. Raises ConfigInvalid with every error found, and nothing else."""
+def load(
+    sources: Sources, read: Read = Path.read_bytes, *, log_problem: Callable[[Path], str] | None = None
+) -> Loaded:
+    """Reads and checks everything at once. Raises ConfigInvalid with every error found, and nothing else.
+
+    `log_problem` says why no access log can be written to a path; without it nobody looks.
+    """
     files = Files(read)
     errors: list[ConfigError] = []
     config = _config(sources, files)
@@ -66,6 +72,11 @@ def load(sources: Sources, read: Read = Path.read_bytes) -> Loaded:
     for keys, path in config.errors.files:
         if files.get(path) is None:
             config.errors.add(keys, f"{path}: {files.problem(path)}", "a file that can be read")
+    log = table.edge.access_log
+    if log_problem is not None and log.when != LogWhen.OFF and log.path != STDOUT:
+        problem = log_problem(Path(log.path))
+        if problem:
+            config.errors.add(("access_log", "path"), f"{log.path} {problem}", "a file that can be written")
     check_clients(config, table, files.contents)
     config.errors.found.sort(key=lambda error: error.line)
     errors = config.errors.found + errors + check_files(table.edge, table.pools.values(), files.contents)

@@ -11,6 +11,7 @@ from libs.balancing.policy import PolicyName
 from services.gateway import configuration
 from services.gateway.configuration import Loaded, Sources, load
 from services.gateway.configuration_errors import ConfigInvalid
+from services.gateway.listener_files import log_problem
 from services.gateway.table import (
     AccessLog,
     BackendTls,
@@ -311,6 +312,18 @@ def test_a_missing_file_is_an_error_like_any_other() -> None:
         (error,) = invalid.value.errors
         assert error.render().startswith("/etc/gateway/no: file: cannot be read: No such file or directory")
         assert invalid.value.files == {HERE / "no"}
+
+
+def test_an_access_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text("[access_log]\npath = 'no/log'\n[tasks.5]\nendpoints = ['10.0.0.1:1']\n")
+    with pytest.raises(ConfigInvalid) as invalid:
+        load(Sources(config=config), log_problem=log_problem)
+    (error,) = invalid.value.errors
+    assert error.render().startswith(
+        f"{config}:2: access_log.path: {tmp_path}/no/log is in a folder that is not"
+    )
+    load(Sources(config=config))
 
 
 def test_an_error_of_a_default_is_reported_once() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from services.gateway import configuration
 from services.gateway.configuration import Loaded, Sources
 from services.gateway.configuration_errors import ConfigInvalid
+from services.gateway.listener_files import log_problem
 from services.gateway.watch import Contents
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Reloader:
             return data
 
         try:
-            loaded = configuration.load(self._sources, read)
+            loaded = configuration.load(self._sources, read, log_problem=log_problem)
         except ConfigInvalid as invalid:
             self.state.errors = [error.render() for error in invalid.errors]
             self.state.rejected += 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -52,11 +54,14 @@ def warnings(edge: Edge, pools: Iterable[Pool], files: Files, now: float) -> lis
     return [f"{path}: {text}" for path, text in texts if text]
 
 
-def mode_warnings(edge: Edge) -> list[str]:
+def mode_warnings(edge: Edge, pools: Iterable[Pool]) -> list[str]:
     """Secrets that others on this machine can read, a line each. Looks at the files' modes."""
     secret = [edge.api_keys] if edge.api_keys is not None else []
     if edge.tls is not None:
         secret.append(edge.tls.key)
+    secret += dict.fromkeys(
+        pool.tls.key for pool in pools if pool.tls is not None and pool.tls.key is not None
+    )
     found = []
     for path in secret:
         try:
@@ -95,4 +100,35 @@ def _jwks_problem(data: bytes) -> str:
         return "holds no keys"
     if not all(isinstance(key, dict) and isinstance(key.get("kty"), str) for key in keys):
         return 'holds a key without a type ("kty")'
+    # Envoy passes over a key that it cannot use, and refuses the whole listener where there is no other.
+    problems = [_key_problem(key) for key in keys]
+    return "" if "" in problems else f"holds no key that can be used: {problems[0]}"
+
+
+_KEY_FIELDS = {"RSA": ("n", "e"), "EC": ("x", "y"), "oct": ("k",), "OKP": ("x",)}
+_CURVES = {"EC": ("P-256", "P-384", "P-521"), "OKP": ("Ed25519",)}
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def _key_problem(key: Mapping[str, object]) -> str:
+    kind = str(key["kty"])
+    if kind not in _KEY_FIELDS:
+        return f"the type {kind[:20]!r} is not known"
+    if kind in _CURVES and key.get("crv") not in _CURVES[kind]:
+        return f'"crv" of the {kind} key is none of {", ".join(_CURVES[kind])}'
+    for name in _KEY_FIELDS[kind]:
+        value = key.get(name)
+        if not isinstance(value, str) or not _BASE64URL.fullmatch(value):
+            return f'"{name}" of the {kind} key is missing or damaged'
+    return ""
+
+
+def log_problem(path: Path) -> str:
+    """Why no access log can be written there, "" when one can. Looks at the disk."""
+    if path.is_dir():
+        return "is a directory"
+    if not path.parent.is_dir():
+        return f"is in a folder that is not there: {path.parent}"
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        return "cannot be written to by this user"
     return ""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import json
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 
 from libs.balancing.endpoint import Endpoint
 from services.gateway import access_keys, tls_files
-from services.gateway.listener_files import check_files, mode_warnings, warnings
+from services.gateway.listener_files import check_files, log_problem, mode_warnings, warnings
 from services.gateway.table import BackendTls, Edge, JwtProvider, ListenerTls, Pool
 from services.gateway.testing_certificates import Identity, Key, authority, certificate, jwks
 
@@ -83,6 +83,14 @@ def test_files_that_fit_have_nothing_wrong() -> None:
         (JWKS, b'{"keys": []}', "holds no keys"),
         (JWKS, b'{"keys": [{}]}', "without a type"),
         (JWKS, b"[]", "holds no keys"),
+        (JWKS, b'{"keys": [{"kty": "RSA"}]}', '"n" of the RSA key is missing'),
+        (
+            JWKS,
+            b'{"keys": [{"kty": "RSA", "n": "!", "e": "AQAB"}]}',
+            '"n" of the RSA key is missing or damaged',
+        ),
+        (JWKS, b'{"keys": [{"kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA"}]}', "none of P-256"),
+        (JWKS, b'{"keys": [{"kty": "AKP", "pub": "AA"}]}', "the type 'AKP' is not known"),
     ],
 )
 def test_what_is_wrong_is_said_of_the_file(path: Path, content: bytes, problem: str) -> None:
@@ -101,6 +109,19 @@ def test_pools_are_checked_and_a_shared_file_is_named_once() -> None:
 
 def test_a_file_that_was_not_read_is_somebody_elses_to_report() -> None:
     assert check_files(EDGE, (), {}) == []
+
+
+def test_a_key_set_needs_one_key_that_can_be_used() -> None:
+    document = json.loads(GOOD[JWKS])
+    document["keys"].insert(0, {"kty": "AKP", "pub": "AA"})
+    assert check_files(EDGE, (), GOOD | {JWKS: json.dumps(document).encode()}) == []
+
+
+def test_where_an_access_log_can_be_written(tmp_path: Path) -> None:
+    assert log_problem(tmp_path / "log") == ""
+    assert log_problem(Path("/dev/null")) == ""
+    assert log_problem(tmp_path) == "is a directory"
+    assert "a folder that is not there" in log_problem(tmp_path / "no" / "log")
 
 
 def of(day: int) -> datetime:
@@ -123,15 +144,18 @@ def test_a_certificates_times_are_warned_of(now: datetime, said: str) -> None:
 
 
 def test_secrets_that_everybody_can_read_are_warned_of(tmp_path: Path) -> None:
-    keys, key = tmp_path / "keys", tmp_path / "key"
+    keys, key, own = tmp_path / "keys", tmp_path / "key", tmp_path / "own"
     edge = dataclasses.replace(EDGE, tls=ListenerTls(CERT, key), api_keys=keys)
-    for path in (keys, key):
+    pools = [Pool("a", {}, tls=BackendTls(CA, CERT, own))]
+    for path in (keys, key, own):
         path.touch()
         path.chmod(0o600)
-    assert mode_warnings(edge) == []
-    os.chmod(keys, 0o644)
-    assert mode_warnings(edge) == [
-        f"{keys}: everybody on this machine can read it (mode 0644): chmod 0600 {keys}"
+    assert mode_warnings(edge, pools) == []
+    for path in (keys, own):
+        path.chmod(0o644)
+    assert mode_warnings(edge, pools) == [
+        f"{path}: everybody on this machine can read it (mode 0644): chmod 0600 {path}"
+        for path in (keys, own)
     ]
 
 
