@@ -300,6 +300,24 @@ def test_sighup_reloads(nodes: Path) -> None:
         eventually(lambda: gateway.predict("a-70").code == grpc.StatusCode.OK, "the new table works", 2)
 
 
+def test_sighup_opens_a_rotated_access_log_anew(tmp_path: Path) -> None:
+    with backends(1) as (server,):
+        log, old = tmp_path / "access.log", tmp_path / "access.log.1"
+        config = tmp_path / "gateway.toml"
+        config.write_text(
+            f'[tasks.69]\nendpoints = ["{server.address}"]\n[access_log]\npath = "access.log"\nwhen = "all"\n'
+        )
+        with GatewayProcess(config) as gateway:
+            gateway.predict("before-69")
+            eventually(lambda: log.exists() and log.read_text() != "", "a line in the log")
+            log.rename(old)
+            gateway.process.send_signal(signal.SIGHUP)
+            eventually(log.exists, "a new file")
+            gateway.predict("after-69")
+            eventually(lambda: log.read_text() != "", "a line in the new file")
+            assert old.read_text().count("\n") == 1
+
+
 def test_every_file_that_the_configuration_names_is_followed(tmp_path: Path) -> None:
     nodes, config = tmp_path / "elsewhere" / "nodes.txt", tmp_path / "gateway.toml"
     nodes.parent.mkdir()

@@ -127,6 +127,9 @@ class Supervisor:
                     self._signals.discard(signal.SIGHUP)
                     if self._link is not None:
                         self._link.send({"reload": True})
+                    if self._live:
+                        with contextlib.suppress(OSError):  # a crash, which is seen elsewhere
+                            supervisor_envoy.reopen_logs(self._envoy_admin)
                 self._wait(self._pause())
         except Ended as ended:
             return ended.status

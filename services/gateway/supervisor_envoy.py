@@ -107,3 +107,8 @@ def drain_listeners(path: Path) -> None:
 def close_listeners(path: Path) -> None:
     """No new connection is taken; the calls in flight go on. Raises OSError."""
     ask(path, "/drain_listeners", method="POST", timeout_s=5.0)
+
+
+def reopen_logs(path: Path) -> None:
+    """The access log goes on under its name, where a rotation has moved the file away. Raises OSError."""
+    ask(path, "/reopen_logs", method="POST")
