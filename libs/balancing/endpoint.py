@@ -83,8 +83,16 @@ def _split(text: str) -> tuple[str, str]:
 def _host(host: str, text: str) -> str:
     if not host:
         raise EndpointError(f"{text!r} has no host", expected="host:port")
+    if "%" in host:  # Envoy leaves such an instance out without a word
+        raise EndpointError(
+            f"{host!r} has a zone",
+            expected="[IPv6]:port",
+            hint="an address that needs no zone, like [fd00::7]:8500",
+        )
     try:
-        return str(ipaddress.ip_address(host))
+        address = ipaddress.ip_address(host)
+        # The same instance, and Envoy speaks of it by this name.
+        return str(getattr(address, "ipv4_mapped", None) or address)
     except ValueError:
         pass
     if ":" in host:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from libs.balancing.endpoint import Endpoint, EndpointError
@@ -13,6 +13,7 @@ PORTS = st.integers(1, 65535)
 
 @given(st.ip_addresses(), PORTS)
 def test_every_address_round_trips(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> None:
+    assume(not getattr(address, "ipv4_mapped", None))
     endpoint = Endpoint(str(address), port)
     assert Endpoint.parse(str(endpoint)) == endpoint
     assert not endpoint.is_name
@@ -49,6 +50,7 @@ def test_any_text_parses_or_says_what_was_expected(text: str) -> None:
         (":1", "no host", ""),
         ("-a:1", "not a host name", "letters"),
         (f"{'a' * 64}:1", "not a host name", "63"),
+        ("[fe80::1%eth0]:1", "has a zone", "no zone"),
     ],
 )
 def test_errors_say_what_to_do(text: str, problem: str, hint: str) -> None:
@@ -56,6 +58,10 @@ def test_errors_say_what_to_do(text: str, problem: str, hint: str) -> None:
         Endpoint.parse(text)
     assert problem in str(error.value)
     assert hint in error.value.hint
+
+
+def test_an_ipv4_address_in_ipv6_is_the_ipv4_address() -> None:
+    assert str(Endpoint.parse("[::ffff:10.0.0.7]:8500")) == "10.0.0.7:8500"
 
 
 def test_names_ignore_case_and_the_root_dot() -> None:

@@ -96,7 +96,11 @@ TASKS = st.dictionaries(
     st.tuples(
         st.integers(1, MAX_TIMEOUT_MS),
         st.lists(
-            st.builds(lambda a, p: Endpoint(str(a), p), st.ip_addresses(), st.integers(1, 65535)),
+            st.builds(
+                lambda a, p: Endpoint.parse(str(Endpoint(str(a), p))),
+                st.ip_addresses(),
+                st.integers(1, 65535),
+            ),
             min_size=1,
             max_size=5,
             unique=True,
