@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from services.gateway.names import DEFAULT_MAX_MESSAGE_BYTES
+from services.gateway.serve_commands import message_bytes
 
 # What a command needs is imported by it: `serve` stays small.
 
@@ -69,7 +70,7 @@ def add_parsers(commands: Any, sources: argparse.ArgumentParser) -> None:
     )
     render.add_argument(
         "--max-message-bytes",
-        type=int,
+        type=message_bytes,
         default=DEFAULT_MAX_MESSAGE_BYTES,
         metavar="BYTES",
         help="as for serve",

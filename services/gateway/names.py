@@ -9,6 +9,7 @@ ROUTES = "tasks"  # the name of the route configuration
 STATS = "public"  # prefix of the listener's statistics: http.public.*
 
 DEFAULT_MAX_MESSAGE_BYTES = 10 << 20
+MAX_MESSAGE_BYTES = 1_000_000_000  # two of them fit into a window of HTTP/2
 
 DRAIN_S = 1  # from telling callers to go elsewhere until it is final
 # How long the connections of a listener that an edit has replaced may finish their calls, each on the way it began.

@@ -8,7 +8,7 @@ import socket
 import sys
 from typing import Any
 
-from services.gateway.names import DEFAULT_MAX_MESSAGE_BYTES
+from services.gateway.names import DEFAULT_MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES
 
 # What a command needs is imported by it: the process that supervises the others stays small.
 
@@ -64,10 +64,10 @@ def add_serve_parsers(commands: Any, sources: argparse.ArgumentParser) -> None:
     )
     serve.add_argument(
         "--max-message-bytes",
-        type=_positive,
+        type=message_bytes,
         default=DEFAULT_MAX_MESSAGE_BYTES,
         metavar="BYTES",
-        help="the largest request message (default 10 MiB)",
+        help="the largest request message (default 10 MiB, at most 1000 MB)",
     )
     data_plane = add("data-plane", "take traffic as a gateway elsewhere says", _DATA_PLANE, envoy)
     data_plane.set_defaults(run=_data_plane)
@@ -107,7 +107,9 @@ def _envoy_flags() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="after that: how long calls in flight may take to finish (default 15)",
     )
-    flags.add_argument("--envoy-log-level", default="warning", help="trace, debug, info, warning, error, off")
+    flags.add_argument(
+        "--envoy-log-level", default="warning", choices=["trace", "debug", "info", "warning", "error", "off"]
+    )
     return flags
 
 
@@ -181,6 +183,13 @@ def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
     return int(text)
+
+
+def message_bytes(text: str) -> int:
+    value = _positive(text)
+    if value > MAX_MESSAGE_BYTES:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected at most {MAX_MESSAGE_BYTES}")
+    return value
 
 
 def _seconds(text: str) -> float:

@@ -204,7 +204,7 @@ class Monitor:
         try:
             return await self._hosts.get(), await self._stats.get(), ""
         except (OSError, ValueError) as error:
-            return {}, {}, f"Envoy's admin does not answer: {error}"
+            return {}, {}, f"Envoy's admin does not answer: {str(error) or 'it hangs'}"
 
     async def _get_hosts(self) -> dict[str, dict[str, Host]]:
         envoy = self._sources.envoy()
