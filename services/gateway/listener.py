@@ -31,6 +31,10 @@ Files = Mapping[Path, bytes]
 _TYPE = "type.googleapis.com/"
 _HTTP = _TYPE + "envoy.extensions.filters.http."
 
+# Of the addresses for documentation (RFC 5737), the one that no host may have. Without any address in a list Envoy
+# trusts its own default, which is every private network.
+_NOBODY: Json = {"address_prefix": "192.0.2.0", "prefix_len": 32}
+
 
 @dataclass(frozen=True, slots=True)
 class ListenerOptions:
@@ -100,13 +104,12 @@ def _connection_manager(options: ListenerOptions, table: Table, files: Files, be
         },
         "http_filters": [*before, _routing_filter(options), *access.filters(table, files), _router()],
         "local_reply_config": local_replies(options.max_message_bytes, closed=closed, web=table.edge.web),
-        # Callers are not trusted with x-envoy-* headers, which could change timeouts and retries: with no
-        # internal address range every caller is external, and Envoy removes what they sent.
+        # Callers are not trusted with x-envoy-* headers, which could change timeouts and retries: nobody's address is
+        # internal, so Envoy removes what they sent. Nor with x-forwarded-for, in which they could claim any address,
+        # also that of nobody: so many proxies before us would have to have added to it that it is never believed.
         "use_remote_address": False,
-        "internal_address_config": {
-            "unix_sockets": False,
-            "cidr_ranges": [{"address_prefix": "192.0.2.0", "prefix_len": 32}],
-        },  # a documentation range: nobody
+        "internal_address_config": {"unix_sockets": False, "cidr_ranges": [_NOBODY]},
+        "xff_num_trusted_hops": 1_000_000,
         "skip_xff_append": True,
         "generate_request_id": False,
         "server_header_transformation": "PASS_THROUGH",

@@ -163,13 +163,18 @@ def test_callers_cannot_change_timeouts_or_retries(setup: Setup) -> None:
     for headers in (
         [("x-envoy-upstream-rq-timeout-ms", "1")],
         [("x-envoy-upstream-rq-timeout-ms", "1"), ("x-forwarded-for", "10.0.0.1")],
+        [("x-envoy-upstream-rq-timeout-ms", "1"), ("x-forwarded-for", "127.0.0.1")],
+        # What stands for nobody in documentation.
+        [("x-envoy-upstream-rq-timeout-ms", "1"), ("x-forwarded-for", "192.0.2.0")],
         [("x-envoy-max-retries", "9"), ("x-envoy-retry-on", "5xx")],
     ):
         assert (
             gateway.call(WPAI_PATH + "Predict", predict_request("a-1"), metadata=headers).code
             == grpc.StatusCode.OK
         )
-        assert not [name for name in backend.calls[-1].metadata if name.startswith("x-envoy")]
+        seen = dict(backend.calls[-1].metadata)
+        assert not [name for name in seen if name.startswith("x-envoy")]
+        assert seen.get("x-forwarded-for") == dict(headers).get("x-forwarded-for")
 
 
 def test_what_is_not_grpc_gets_a_clear_http_error(setup: Setup) -> None:
