@@ -109,10 +109,11 @@ class Monitor:
         self._ticks += 1
         counters = self._sources.counters()
         if counters is not None and self._ticks % 60 == 0:
-            table = self._sources.table()
+            table, groups = self._sources.table(), self._sources.groups()
             counters.forget(
                 lambda task: not task.isdigit() or int(task) in table.tasks,
-                lambda pool, _: pool in table.pools,
+                # Also the pool that stays changes its instances: behind a name they come and go for ever.
+                lambda pool, instance: any(instance in group for group in groups.get(pool, ())),
             )
 
     async def view(self) -> View:

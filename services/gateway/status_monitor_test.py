@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from libs.balancing.controller import EndpointReport
+from libs.balancing.endpoint import Endpoint
+from services.gateway import metrics_counters
 from services.gateway.load_reports import CallCounts
 from services.gateway.metrics_counters import CounterFile
 from services.gateway.process import EnvoyAdmin
@@ -109,6 +111,18 @@ async def test_an_envoy_that_does_not_answer_is_a_problem_and_the_rest_is_told(s
     assert "does not answer: gone" in found.overview.envoy_error
     assert found.counts["69"].calls == 5
     assert not (await setup.monitor.numbers()).envoy
+
+
+def test_instances_that_left_their_pool_give_their_room_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_counters, "INSTANCE_SLOTS", 16)
+    setup = Setup(tmp_path)
+    for number in range(10):
+        setup.writer.instance("task-69", Endpoint(f"10.1.0.{number}", 8500), latency_us=1500)
+    for _ in range(60):
+        setup.second(calls=1)
+    assert setup.counters.instances().keys() == {("task-69", A)}
 
 
 async def test_what_is_dear_is_asked_for_once_at_a_time_and_not_too_often() -> None:
