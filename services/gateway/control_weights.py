@@ -49,10 +49,11 @@ class Weights:
     def observe_latencies(self, counts: Mapping[Key, InstanceCounts]) -> list[str]:
         """The instances' answers and their time so far: what came since the last look counts."""
         reports: dict[str, list[EndpointReport]] = {}
+        earlier, self._counts = self._counts, {}
         for (pool, endpoint), now in counts.items():
             if pool not in self._by_latency:
                 continue
-            before = self._counts.get((pool, endpoint))
+            before = earlier.get((pool, endpoint))
             self._counts[pool, endpoint] = now
             if before is None:
                 continue  # since when they were counted is not known

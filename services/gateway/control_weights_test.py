@@ -42,3 +42,14 @@ def test_latency_counts_from_the_second_look_on_and_only_where_the_policy_wants_
             if not turn:
                 assert found.effective("p")[B] == 100
         assert (found.effective("p")[B] < 50) is matters
+
+
+def test_an_instance_that_is_counted_anew_is_not_compared_with_what_it_was() -> None:
+    found = weights(PolicyName.PEAK_EWMA)
+    first = InstanceCounts(100, 100_000, 0)
+    found.observe_latencies({("p", A): first, ("p", B): first})
+    found.observe_latencies({("p", A): first})  # B's room was given back
+    found.observe_latencies(
+        {("p", A): InstanceCounts(200, 200_000, 0), ("p", B): InstanceCounts(200, 50_000_000, 0)}
+    )
+    assert found.effective("p")[B] == 100
