@@ -80,6 +80,9 @@ class Stream:
         """What to send now to bring Envoy nearer to the snapshot. Asked again without news, it is empty."""
         if snapshot.routes is None:
             return []
+        if self._routes.idle and not self._routes.error and self._routes.holds(ROUTES, snapshot.routes):
+            # A pool that no route named may go without new routes.
+            self._routed = self._routing = self._routed & snapshot.clusters.keys()
         found = (
             self._next_clusters(snapshot),
             self._next_named(ENDPOINTS, snapshot.endpoints),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from services.gateway import nodefile
@@ -226,4 +227,12 @@ def test_an_overtaken_answer_and_an_unknown_type_are_ignored() -> None:
         )
         is None
     )
+    assert envoy.stream.settled(ONE)
+
+
+def test_a_pool_that_no_route_names_goes_without_new_routes() -> None:
+    spare = replace(TWO, routes=ONE.routes)
+    envoy = connected(spare)
+    envoy.take(ONE)
+    assert envoy.clusters == {"task-1"}
     assert envoy.stream.settled(ONE)
