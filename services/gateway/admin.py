@@ -90,6 +90,8 @@ class AdminServer:
                 await writer.drain()
         except (OSError, asyncio.IncompleteReadError):  # the client left, or dawdled
             pass
+        except asyncio.CancelledError:  # at the gateway's end; asyncio of 3.11 would log it as an error
+            pass
         finally:
             writer.close()
             with contextlib.suppress(OSError):

@@ -6,6 +6,8 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from services.gateway.admin import AdminServer, Page, Request, html_page, text_page
 
 
@@ -73,3 +75,19 @@ async def test_what_is_no_proper_request_is_answered_or_dropped() -> None:
         assert (await get(port, "/echo?" + "&".join(f"a{n}=1" for n in range(100))))[0] == 400
         assert (await ask(port, "GET /broken HTTP/1.1\r\n\r\n"))[0] == 500
         assert (await get(port, "/echo"))[0] == 200
+
+
+async def test_a_connection_that_says_nothing_is_no_error_at_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with server() as port:
+        before = asyncio.all_tasks()
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        while not (serving := asyncio.all_tasks() - before):
+            await asyncio.sleep(0.01)
+        for task in serving:
+            task.cancel()
+        await asyncio.wait(serving)
+        await asyncio.sleep(0.01)
+        writer.close()
+    assert caplog.text == ""
