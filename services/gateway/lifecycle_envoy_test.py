@@ -167,6 +167,19 @@ def test_a_crashed_envoy_is_started_again_with_the_table_on_the_same_port(nodes:
             assert "starting it again" in gateway.log
 
 
+def test_a_hung_envoy_is_replaced(nodes: Path) -> None:
+    with backends(1) as (server,):
+        nodes.write_text(f"69=5000,{server.address}\n")
+        with GatewayProcess(nodes) as gateway:
+            hung = gateway.status()["gateway"]["envoy_pid"]
+            os.kill(hung, signal.SIGSTOP)
+            eventually(
+                lambda: gateway.predict("a-69", timeout=1).code == grpc.StatusCode.OK, "another answers", 60
+            )
+            assert gateway.status()["gateway"]["envoy_pid"] != hung
+            assert "Envoy has not answered" in gateway.log
+
+
 def descendants(pid: int) -> set[int]:
     """All processes below one."""
     found: set[int] = set()

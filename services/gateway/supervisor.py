@@ -31,6 +31,8 @@ from services.gateway.supervisor_process import Fork
 log = logging.getLogger(__name__)
 
 START_DEADLINE_S = 30.0  # for Envoy, from its start to its first table
+# A live Envoy answers its admin interface within milliseconds; while it takes in a large table, within seconds.
+ENVOY_HANGS_S = 20.0
 CONTROL_START_S = 120.0  # for the control plane's first word: imports on a busy machine
 # An Envoy that keeps crashing is not helped by starting it again. A control plane may be: it is no Envoy's end.
 _CRASHES = 5
@@ -85,6 +87,8 @@ class Supervisor:
         self._envoy_restarts = 0
         self._start_envoy_at: float | None = None
         self._envoy_ready_by = 0.0
+        self._ask_envoy_at = 0.0
+        self._envoy_answered_at = 0.0
         self._live = False
         self._draining = False
 
@@ -236,7 +240,9 @@ class Supervisor:
             return
         status = self._envoy.poll()
         if status is None:
-            if not self._live:
+            if self._live:
+                self._look_whether_it_hangs(now)
+            else:
                 self._look_whether_live(now)
             return
         self._envoy = None
@@ -252,9 +258,20 @@ class Supervisor:
         log.error("Envoy ended with status %s; starting it again in %.1f s", status, pause)
         self._start_envoy_at = now + pause
 
+    def _look_whether_it_hangs(self, now: float) -> None:
+        if now < self._ask_envoy_at:
+            return
+        self._ask_envoy_at = now + _IDLE_S
+        if supervisor_envoy.answers(self._envoy_admin):
+            self._envoy_answered_at = now
+        elif now - self._envoy_answered_at > ENVOY_HANGS_S and self._envoy is not None:
+            log.error("Envoy has not answered for %.0f s; ending it", now - self._envoy_answered_at)
+            self._envoy.kill()
+
     def _look_whether_live(self, now: float) -> None:
         if supervisor_envoy.takes_traffic(self._envoy_admin):
             self._live = True
+            self._envoy_answered_at = now
             self._tell()
             if not self._announced:
                 self._announced = True
@@ -262,6 +279,10 @@ class Supervisor:
         elif now > self._envoy_ready_by and not self._announced:
             hint = "" if self._control_main is not None else "; does the control plane at --xds answer?"
             raise StartError(f"Envoy was not ready within {START_DEADLINE_S:.0f} s{hint}")
+        elif now > self._envoy_ready_by and self._control is not None and self._envoy is not None:
+            log.error("Envoy was not ready within %.0f s; ending it", START_DEADLINE_S)
+            self._envoy_ready_by = now + START_DEADLINE_S
+            self._envoy.kill()
 
     @property
     def _listen_text(self) -> str:

@@ -90,6 +90,15 @@ def takes_traffic(path: Path) -> bool:
     return any(status["name"] == LISTENER for status in found)
 
 
+def answers(path: Path) -> bool:
+    """It is there at all."""
+    try:
+        ask(path, "/ready")
+    except OSError:
+        return False
+    return True
+
+
 def active(path: Path, what: str) -> int:
     """Callers' connections (`cx`) or calls (`rq`) of the public listener now. Raises OSError."""
     name = f"http.{STATS}.downstream_{what}_active"
