@@ -7,7 +7,8 @@ from typing import Any
 
 Json = dict[str, Any]
 
-CONTROL_CLUSTER = "control-plane"
+CONTROL_CLUSTER = "control-plane"  # xDS and load reports
+OWN_CLUSTER = "own-services"  # health and reflection: callers cannot crowd out the above
 # In the metadata of an Envoy's node: the address that it takes calls at.
 LISTEN_METADATA = "listen"
 
@@ -56,7 +57,7 @@ def bootstrap(options: BootstrapOptions) -> Json:
         },
         "cluster_manager": {"load_stats_config": _control_api(options.control)},
         "static_resources": {
-            "clusters": [_control_cluster(options.control)],
+            "clusters": [_control_cluster(name, options.control) for name in (CONTROL_CLUSTER, OWN_CLUSTER)],
         },
         "layered_runtime": {
             "layers": [
@@ -94,7 +95,7 @@ def _control_api(control: str | tuple[str, int]) -> Json:
     return {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [{"envoy_grpc": service}]}
 
 
-def _control_cluster(control: str | tuple[str, int]) -> Json:
+def _control_cluster(name: str, control: str | tuple[str, int]) -> Json:
     http2: Json = {}
     address: Json
     if isinstance(control, str):
@@ -105,7 +106,7 @@ def _control_cluster(control: str | tuple[str, int]) -> Json:
         # A machine that is gone without a word would leave the stream open, and this Envoy without news.
         http2 = {"connection_keepalive": {"interval": "10s", "timeout": "5s"}}
     return {
-        "name": CONTROL_CLUSTER,
+        "name": name,
         "type": kind,
         "connect_timeout": "1s",
         "typed_extension_protocol_options": {
@@ -115,7 +116,7 @@ def _control_cluster(control: str | tuple[str, int]) -> Json:
             },
         },
         "load_assignment": {
-            "cluster_name": CONTROL_CLUSTER,
+            "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
     }

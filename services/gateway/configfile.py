@@ -39,7 +39,7 @@ NO_JWT = ""  # jwt = false likewise
 
 POOL_KEYS = ("policy", "health_check", "max_in_flight", "max_queued", "retry_budget_percent", "tls")
 _POOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}")
-_RESERVED_NAME = re.compile(r"task-\d.*|control-plane|otel-collector|dl-.*")
+_RESERVED_NAME = re.compile(r"task-\d.*|control-plane|own-services|otel-collector|dl-.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +153,8 @@ def _document(top: Section) -> ConfigFile:
     pools: dict[str, PoolSays] = {}
     for name, section in top.sections("pools"):
         if not _POOL_NAME.fullmatch(name) or _RESERVED_NAME.fullmatch(name):
-            expected = (
-                "1 to 63 letters, digits, '-' and '_'; not task-..., dl-..., control-plane or otel-collector"
-            )
+            expected = "1 to 63 letters, digits, '-' and '_'; not task-..., dl-..., control-plane, own-services,"
+                " otel-collector"
             errors.add(section.keys, f"{name!r} is not a pool's name", expected)
         pools[name] = _pool(section)
         if not section.says("endpoints"):

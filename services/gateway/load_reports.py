@@ -10,7 +10,7 @@ import grpc
 
 from libs.balancing.controller import EndpointReport
 from libs.balancing.endpoint import Endpoint, EndpointError
-from services.gateway.bootstrap import CONTROL_CLUSTER
+from services.gateway.bootstrap import CONTROL_CLUSTER, OWN_CLUSTER
 from services.gateway.metrics_counters import Key
 from services.gateway.xds_messages import message_class, stream_handler
 
@@ -46,7 +46,7 @@ def in_flight_of(request: Any) -> dict[Key, int]:
 
 def _entries(request: Any) -> Iterable[tuple[str, Endpoint, Any]]:
     for stats in request.cluster_stats:
-        if stats.cluster_name == CONTROL_CLUSTER:
+        if stats.cluster_name in (CONTROL_CLUSTER, OWN_CLUSTER):
             continue
         for locality in stats.upstream_locality_stats:
             for entry in locality.upstream_endpoint_stats:

@@ -24,7 +24,7 @@ def request(*rows: tuple[str, Endpoint, int, int]) -> Any:
 
 def test_reports_are_by_pool_and_instance_and_leave_out_the_silent_and_the_control_plane() -> None:
     message = request(
-        ("task-1", A, 5, 1), ("task-2", B, 0, 0), ("control-plane", A, 9, 0), ("task-3", B, 0, 2)
+        ("task-1", A, 5, 1), ("task-2", B, 0, 0), ("own-services", A, 9, 0), ("task-3", B, 0, 2)
     )
     assert reports_of(message) == {"task-1": [EndpointReport(A, 5, 1)], "task-3": [EndpointReport(B, 0, 2)]}
 

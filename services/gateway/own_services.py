@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -25,6 +26,9 @@ SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 StatusOf = Callable[[str], Awaitable[bool | None]]
 
 _WATCH_INTERVAL_S = 0.5
+# Watches and reflection may last for as long as the caller likes. Envoy lets 1,024 calls to these services through: the
+# rest is for health checks, which balancers live by.
+MAX_STREAMS = 512
 
 # Each service of the public port, once.
 SERVICES = tuple(dict.fromkeys(method.path.split("/")[1] for method in METHODS))
@@ -54,6 +58,7 @@ class OwnServices:
     def __init__(self, status_of: StatusOf, version: str = "") -> None:
         self._status_of = status_of
         self._version = version
+        self._streams = 0
         # The v1 protocol is v1alpha under another name: same messages, same numbers.
         self._reflection = ReflectionServicer(SERVICES, descriptor_pool())
 
@@ -84,7 +89,7 @@ class OwnServices:
                         service,
                         {
                             "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
-                                self._reflection.ServerReflectionInfo,
+                                self._reflect,
                                 reflection_pb2.ServerReflectionRequest.FromString,
                                 _serialize,
                             ),
@@ -110,12 +115,33 @@ class OwnServices:
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         last = None
-        while True:  # until the caller cancels or the server stops
-            status = await self._health(request.service)
-            if status != last:
-                last = status
-                yield health_pb2.HealthCheckResponse(status=status)
-            await asyncio.sleep(_WATCH_INTERVAL_S)
+        async with self._streaming(context):
+            while True:  # until the caller cancels or the server stops
+                status = await self._health(request.service)
+                if status != last:
+                    last = status
+                    yield health_pb2.HealthCheckResponse(status=status)
+                await asyncio.sleep(_WATCH_INTERVAL_S)
+
+    async def _reflect(
+        self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Any]:
+        async with self._streaming(context):
+            async for reply in self._reflection.ServerReflectionInfo(requests, context):
+                yield reply
+
+    @contextlib.asynccontextmanager
+    async def _streaming(self, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+        if self._streams >= MAX_STREAMS:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{MAX_STREAMS} callers watch health or use reflection already: ask Health/Check from time to time",
+            )
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
 
     async def _health(self, service: str) -> health_pb2.HealthCheckResponse.ServingStatus:
         serving = await self._status_of("" if service in SERVICES else service)

@@ -271,4 +271,4 @@ def test_malformed_messages_get_a_status_whatever_they_are(setup: Setup) -> None
 def test_a_message_of_a_million_tiny_fields_is_refused_quickly(setup: Setup) -> None:
     answer = setup[0].call(WPAI_PATH + "PytorchPredict", (varint(9 << 3) + b"\x00") * 1_000_000)
     assert answer.code == grpc.StatusCode.INVALID_ARGUMENT
-    assert answer.took_s < 1
+    assert answer.took_s < 4

@@ -20,7 +20,8 @@ examples:
                                        also feeds other Envoys (gateway data-plane) and gRPC clients (xds:///task-69)
 
 SIGHUP reads the configuration again; SIGTERM: health turns NOT_SERVING, callers are told to go, calls in flight finish.
-xDS is plaintext and asks nobody who they are: whoever reaches it sees addresses and, with TLS, private keys.
+xDS is plaintext and asks nobody who they are: whoever reaches it sees addresses and, where there are any, API keys and
+private keys.
 """
 _DATA_PLANE = """\
 examples:

@@ -140,7 +140,7 @@ def test_a_grpc_client_spreads_its_calls_and_follows_edits(nodes: Path, tmp_path
             codes, details, took_s = client.call("task-70")
             assert codes == {"UNAVAILABLE": 1}
             assert "task-70" in details
-            assert took_s < 2
+            assert took_s < 5
             gateway.write_nodes(f"69=5000,{three.address}\n70=5000,{one.address}\n")
             eventually(lambda: client.call("task-70")[0] == {"OK": 1}, "the task is there", 5)
             assert "rejected" not in gateway.log

@@ -375,7 +375,7 @@ def test_what_is_not_needed_is_passed_over() -> None:
     began = time.perf_counter()
     assert verdict_of(Kind.META, message)[0] == Verdict.ABSENT
     copied = time.perf_counter() - began
-    assert copied < 0.5
+    assert copied < 3.0
 
 
 @pytest.mark.parametrize("length", [2**31, 2**32 - 1])
