@@ -153,8 +153,10 @@ def _document(top: Section) -> ConfigFile:
     pools: dict[str, PoolSays] = {}
     for name, section in top.sections("pools"):
         if not _POOL_NAME.fullmatch(name) or _RESERVED_NAME.fullmatch(name):
-            expected = "1 to 63 letters, digits, '-' and '_'; not task-..., dl-..., control-plane, own-services,"
+            expected = (
+                "1 to 63 letters, digits, '-' and '_'; not task-..., dl-..., control-plane, own-services or"
                 " otel-collector"
+            )
             errors.add(section.keys, f"{name!r} is not a pool's name", expected)
         pools[name] = _pool(section)
         if not section.says("endpoints"):
