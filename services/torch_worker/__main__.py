@@ -19,7 +19,8 @@ from services.torch_worker.config import (
     ConfigError,
     WorkerConfig,
 )
-from services.torch_worker.folder import open_folder
+from services.torch_worker.model.folder import open_folder
+from services.torch_worker.model.model_config import AUTOCAST_TYPES, COMPILE_MODES
 
 APP = "services.torch_worker.app:app"
 
@@ -55,6 +56,11 @@ def _number(kind: Callable[[str], float], low: float, high: float) -> Callable[[
     return parse
 
 
+def _sizes(text: str) -> tuple[int, ...]:
+    number = _number(int, 1, 1_000_000)
+    return tuple(sorted({int(number(part)) for part in text.split(",")}))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -77,12 +83,66 @@ def build_parser() -> argparse.ArgumentParser:
         default=8866,
         help="port; 0 takes a free one (default %(default)s)",
     )
-    add("--device", default="cpu", metavar="cpu|cuda[:N]", help="where the model runs (default %(default)s)")
+    add("--name", default="", help="the model's name in KServe's protocol (default: the folder's)")
+    add(
+        "--versions",
+        default="latest",
+        metavar="latest[:N]|all|N,N",
+        help="which versions of a folder of versions are served (default %(default)s)",
+    )
+    add(
+        "--watch-interval",
+        type=_number(float, 0, 3600),
+        default=2.0,
+        metavar="S",
+        help="how often the folder is looked at for new versions; 0: never (default %(default)s)",
+    )
+    add(
+        "--weights-only",
+        action="store_true",
+        help="refuse files that are code, such as a model pickled whole",
+    )
+    add(
+        "--device",
+        default="cpu",
+        metavar="cpu|cuda[:N[,N]]",
+        help="where the model runs; several numbers: an instance on each (default %(default)s)",
+    )
+    add(
+        "--instances",
+        type=_number(int, 1, 1024),
+        metavar="N",
+        help="model calls that may run at a time, each on a copy of the model, per device (default: 1)",
+    )
+    add(
+        "--autocast",
+        choices=AUTOCAST_TYPES,
+        help="run floating operators in that type where PyTorch deems it safe (default: off)",
+    )
+    add(
+        "--compile",
+        nargs="?",
+        const="default",
+        choices=COMPILE_MODES,
+        help="compile the model with torch.compile before it is ready (default: off)",
+    )
+    add(
+        "--cuda-graphs",
+        action="store_const",
+        const=True,
+        help="record the model call of each preferred batch size as a CUDA graph (default: off)",
+    )
     add(
         "--max-batch-size",
         type=_number(int, 1, 1_000_000),
         metavar="ROWS",
         help=f"most rows in one model call (default: config.toml's, else {DEFAULT_MAX_BATCH_SIZE})",
+    )
+    add(
+        "--preferred-batch-sizes",
+        type=_sizes,
+        metavar="N,N",
+        help="rows that batches are cut to or filled up to where possible (default: any)",
     )
     add(
         "--max-delay-ms",
@@ -102,9 +162,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--threads",
         type=_number(int, 0, 1024),
-        default=0,
         metavar="N",
-        help="CPU threads of one model call; 0: all usable cores but one (default)",
+        help="CPU threads of one model call; 0: chosen from the cores that may be used (default)",
     )
     add(
         "--hook-threads",
@@ -119,6 +178,18 @@ def build_parser() -> argparse.ArgumentParser:
         default=DEFAULT_MAX_MESSAGE_BYTES,
         metavar="BYTES",
         help="largest request message (default %(default)s)",
+    )
+    add(
+        "--log-requests",
+        type=_number(float, 0, 1),
+        default=0.0,
+        metavar="SHARE",
+        help="share of the requests that are logged, 0 to 1 (default %(default)s)",
+    )
+    add(
+        "--no-load-report",
+        action="store_true",
+        help="leave the load report (ORCA trailer, for balancers) out of the answers",
     )
     add(
         "--drain-grace",
@@ -147,13 +218,24 @@ def serve(args: argparse.Namespace) -> int:
     """Run `torch-worker serve` until a signal ends it; returns the exit status."""
     config = WorkerConfig(
         model_dir=str(args.model_dir.absolute()),
+        name=args.name,
+        versions=args.versions,
+        watch_interval_s=args.watch_interval,
+        weights_only=args.weights_only,
         device=args.device,
+        instances=args.instances,
+        autocast=args.autocast,
+        compile=args.compile,
+        cuda_graphs=args.cuda_graphs,
+        preferred_batch_sizes=args.preferred_batch_sizes,
         max_batch_size=args.max_batch_size,
         max_delay_ms=args.max_delay_ms,
         max_queue=args.max_queue,
         threads=args.threads,
         hook_threads=args.hook_threads,
         max_message_bytes=args.max_message_bytes,
+        log_requests=args.log_requests,
+        load_report=not args.no_load_report,
         log_level=args.log_level.upper(),
     )
     try:

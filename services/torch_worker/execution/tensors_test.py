@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.torch_worker.tensors import (
+from services.torch_worker.execution.tensors import (
     NotSplittableError,
     join,
     listed,

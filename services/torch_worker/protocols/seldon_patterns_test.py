@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from libs.proto import messages
 from libs.proto.seldon import DataKind, SeldonRequest, decode_message, encode_message, encode_meta
 from libs.proto.wire import ProtoError
-from services.torch_worker.codec import AnswerEncoder, RequestDecoder
+from services.torch_worker.protocols.seldon_patterns import AnswerEncoder, RequestDecoder
 
 
 def outcome(decode: Any, body: bytes) -> Any:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from services.torch_worker.config import ConfigError, ModelConfig
-from services.torch_worker.folder import open_folder
+from services.torch_worker.config import ConfigError
+from services.torch_worker.model.folder import open_folder
+from services.torch_worker.model.model_config import ModelConfig
 
 
 def test_finds_the_parts(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ import torch
 from libs.proto.seldon import DataKind, SeldonRequest, encode_message
 from libs.proto.wire import fields
 from libs.serving.errors import Internal
-from services.torch_worker.codec import AnswerEncoder
-from services.torch_worker.tensors import listed, plain
+from services.torch_worker.execution.tensors import listed, plain
+from services.torch_worker.protocols.seldon_patterns import AnswerEncoder
 
 
 def encode_answer(

@@ -19,9 +19,17 @@ import numpy as np
 import torch
 
 from libs.serving.errors import Internal, InvalidArgument, ServingError
-from services.torch_worker.calling import ModelCaller, tag_selector
-from services.torch_worker.hooks import Hooks, failure
-from services.torch_worker.tensors import NotSplittableError, join, perturbed, plain, plain_parts, same, split
+from services.torch_worker.execution.calling import ModelCaller, tag_selector
+from services.torch_worker.execution.tensors import (
+    NotSplittableError,
+    join,
+    perturbed,
+    plain,
+    plain_parts,
+    same,
+    split,
+)
+from services.torch_worker.model.hooks import Hooks, failure
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.torch_worker.haste import Haste
+from services.torch_worker.serving.haste import Haste
 
 
 def test_nothing_is_known_at_first() -> None:

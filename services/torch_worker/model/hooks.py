@@ -15,7 +15,7 @@ from typing import Any
 
 from libs.serving.errors import Internal, InvalidArgument, ResourceExhausted, ServingError
 from services.torch_worker.config import ConfigError
-from services.torch_worker.folder import ModelFolder
+from services.torch_worker.model.folder import ModelFolder
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,11 @@ from libs.proto.seldon import DataKind, SeldonRequest, decode_message, encode_me
 from libs.serving.batcher import BatchPolicy
 from libs.serving.call import Call
 from libs.serving.errors import DeadlineExceeded, Internal, InvalidArgument, ResourceExhausted
-from services.torch_worker.engine import Engine
-from services.torch_worker.hooks import Hooks
-from services.torch_worker.service import METHODS, PredictService
+from services.torch_worker.execution.engine import Engine
+from services.torch_worker.model.hooks import Hooks
+from services.torch_worker.protocols.seldon_grpc import METHODS, SeldonGrpc
+from services.torch_worker.serving.repository import Repository
+from services.torch_worker.serving.servable import Servable
 
 TENSOR = DataKind.TENSOR
 
@@ -41,6 +43,20 @@ class Gated(nn.Module):
         return x
 
 
+class Served:
+    """A servable behind Seldon's methods."""
+
+    def __init__(self, servable: Servable) -> None:
+        self.servable = servable
+        repository = Repository("m")
+        repository.set(servable)
+        self.grpc = SeldonGrpc(repository)
+
+    @property
+    def queued_rows(self) -> int:
+        return self.servable.queued_rows
+
+
 @asynccontextmanager
 async def served(
     model: nn.Module,
@@ -49,22 +65,22 @@ async def served(
     policy: BatchPolicy | None = None,
     hook_threads: int = 2,
     inline: bool = False,
-) -> AsyncIterator[PredictService]:
+) -> AsyncIterator[Served]:
     engine = Engine(
         model, hooks or Hooks(), device=torch.device("cpu"), folder=Path(__file__).parent, batchable=True
     )
-    service = PredictService(engine, policy or BatchPolicy(64, 256), hook_threads=hook_threads, inline=inline)
+    servable = Servable(engine, policy or BatchPolicy(64, 256), hook_threads=hook_threads, inline=inline)
     try:
-        yield service
+        yield Served(servable)
     finally:
-        await service.close(5.0)
+        await servable.close(5.0)
 
 
 async def ask(
-    service: PredictService, kind: DataKind, payload: Any, *, meta: bytes = b"", deadline: float | None = None
+    service: Served, kind: DataKind, payload: Any, *, meta: bytes = b"", deadline: float | None = None
 ) -> SeldonRequest:
     body = encode_message(kind, payload, meta=meta)
-    return decode_message(await service.predict(Call(METHODS[0], {}, deadline), body))
+    return decode_message(await service.grpc.predict(Call(METHODS[0], {}, deadline), body))
 
 
 async def until(condition: Any) -> None:
@@ -277,9 +293,12 @@ async def test_one_bad_request_among_many() -> None:
 async def test_messages_that_cannot_be_served(body: bytes, message: str) -> None:
     async with served(Gated()) as service:
         with pytest.raises(InvalidArgument, match=message):
-            await service.predict(Call(METHODS[0], {}), body)
+            await service.grpc.predict(Call(METHODS[0], {}), body)
 
 
 async def test_both_services_are_offered() -> None:
     async with served(Gated()) as service:
-        assert sorted(service.handlers()) == ["/seldon.protos.Model/Predict", "/seldon.protos.Seldon/Predict"]
+        assert sorted(service.grpc.handlers()) == [
+            "/seldon.protos.Model/Predict",
+            "/seldon.protos.Seldon/Predict",
+        ]

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from libs.serving.errors import Internal, InvalidArgument, ResourceExhausted
-from services.torch_worker.config import ConfigError, ModelConfig
-from services.torch_worker.folder import ModelFolder
-from services.torch_worker.hooks import Hooks, failure, is_plain_call, load_hooks, place_in
-from services.torch_worker.loading import enter_folder
+from services.torch_worker.config import ConfigError
+from services.torch_worker.model.folder import ModelFolder
+from services.torch_worker.model.hooks import Hooks, failure, is_plain_call, load_hooks, place_in
+from services.torch_worker.model.loading import enter_folder
+from services.torch_worker.model.model_config import ModelConfig
 from services.torch_worker.testing import kept_process_state
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from services.torch_worker.config import ConfigError
-from services.torch_worker.folder import open_folder
-from services.torch_worker.loading import enter_folder, load_model, resolve_device
+from services.torch_worker.model.folder import open_folder
+from services.torch_worker.model.loading import enter_folder, load_model, resolve_device
 from services.torch_worker.testing import DOUBLER, kept_process_state, make_folder
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import sys
 import torch
 
 from services.torch_worker.config import ConfigError
-from services.torch_worker.folder import MODEL_FILE, ModelFolder
+from services.torch_worker.model.folder import MODEL_FILE, ModelFolder
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from libs.serving.errors import Internal, InvalidArgument
-from services.torch_worker.calling import tag_selector
-from services.torch_worker.engine import Engine, Job
-from services.torch_worker.hooks import Hooks
+from services.torch_worker.execution.calling import tag_selector
+from services.torch_worker.execution.engine import Engine, Job
+from services.torch_worker.model.hooks import Hooks
 
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent

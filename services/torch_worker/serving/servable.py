@@ -1,5 +1,5 @@
-"""Seldon's Predict over the engine: decode, preprocess, share a model call, postprocess, encode. No transport
-here.
+"""One loaded version of a model, ready to answer: preprocess, share a model call, postprocess, encode. No protocol
+and no transport here.
 
 Two stages, each a `Batcher`. Where the folder has a preprocess hook, it runs on hook threads, in parallel
 with the model; without one the event loop makes the job itself, which costs microseconds. The model stage
@@ -12,29 +12,43 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from libs.proto.seldon import DataKind, SeldonRequest
-from libs.proto.wire import ProtoError
 from libs.serving.batcher import Batcher, BatchObserver, BatchPolicy
-from libs.serving.call import Call, Handler
-from libs.serving.errors import DeadlineExceeded, InvalidArgument, ServingError
-from services.torch_worker.answers import encode_answer
-from services.torch_worker.codec import AnswerEncoder, RequestDecoder
-from services.torch_worker.engine import Engine, Job
-from services.torch_worker.haste import Haste
-from services.torch_worker.quick import Quick
-
-METHODS = ("/seldon.protos.Model/Predict", "/seldon.protos.Seldon/Predict")
+from libs.serving.call import Call
+from libs.serving.errors import DeadlineExceeded, ServingError
+from services.torch_worker.execution.engine import Engine, Job
+from services.torch_worker.serving.haste import Haste
+from services.torch_worker.serving.quick import Quick
 
 # Requests that a hook thread takes at a time: with more, one thread would run slow hooks one after the other
 # while its neighbour sleeps.
 _HOOK_GROUP = 1
 
-Task = tuple[SeldonRequest, Job]
+
+@dataclass(slots=True)
+class Request:
+    """One inference, whatever protocol carried it.
+
+    Attributes:
+        payload: array (maybe a read-only view), dict of named arrays, bytes, str or JSON value.
+        meta: what the hooks get as kwargs["meta"]; has at least the key "tags", a dict.
+        encode: makes the response message of a result and the folder's class_names. Called on the model's thread (or
+            the event loop's, for lone requests); raises ServingError.
+        priority: smaller is sooner; 0 is what requests have that say nothing.
+    """
+
+    payload: Any
+    meta: dict[str, Any]
+    encode: Callable[[Any, tuple[str, ...] | None], bytes]
+    priority: int = 0
 
 
-class PredictService:
+Task = tuple[Request, Job]
+
+
+class Servable:
     """Serves one engine.
 
     Args:
@@ -64,8 +78,6 @@ class PredictService:
         self._engine = engine
         self._max_rows = policy.max_batch_size
         self._observer = observer
-        self._decoder = RequestDecoder()
-        self._encoder = AnswerEncoder()
         self._haste = Haste()
         self._quick = Quick()
         self._inline = inline
@@ -82,7 +94,7 @@ class PredictService:
             observer=observer,
             name="model",
         )
-        self._hooks: Batcher[SeldonRequest, Job] | None = None
+        self._hooks: Batcher[Request, Job] | None = None
         if engine.preprocesses:
             self._hooks = Batcher(
                 self._prepare_group,
@@ -100,39 +112,29 @@ class PredictService:
         """Rows that wait for the model."""
         return self._model.queued_rows
 
-    def handlers(self) -> dict[str, Handler]:
-        """Handlers by method path."""
-        return dict.fromkeys(METHODS, self.predict)
+    @property
+    def in_flight(self) -> int:
+        """Requests being served."""
+        return self._present
 
-    async def predict(self, call: Call, body: bytes) -> bytes:
-        """Answer one SeldonMessage with one.
+    async def predict(self, call: Call, request: Request) -> bytes:
+        """The response message of one request.
 
         Raises:
-            InvalidArgument: the message is malformed or carries nothing that this model takes.
             DeadlineExceeded: the deadline passed in a queue, or comes sooner than the model can answer.
-            ServingError: what the engine, a hook or the queue raised; see there.
+            ServingError: what the engine, a hook, the queue or the request's encode raised; see there.
         """
-        try:
-            request = self._decoder.decode(body)
-        except ProtoError as error:
-            raise InvalidArgument(f"not a SeldonMessage that can be read: {error}") from error
-        if request.kind is None or request.kind is DataKind.CUSTOM:
-            custom = " (customData is not supported)" if request.kind else ""
-            raise InvalidArgument(
-                "the SeldonMessage carries no payload; expected one of data.tensor, data.ndarray, "
-                f"data.tftensor, binData, strData, jsonData{custom}"
-            )
         self._present += 1
         try:
             if self._hooks is not None:
                 job = await self._hooks.submit(request, deadline=call.deadline, cancelled=call.cancelled)
             else:
-                job = self._prepare(request)
+                job = self._engine.prepare(request.payload, request.meta)
             return await self._answer(call, request, job)
         finally:
             self._present -= 1
 
-    async def _answer(self, call: Call, request: SeldonRequest, job: Job) -> bytes:
+    async def _answer(self, call: Call, request: Request, job: Job) -> bytes:
         now = time.monotonic()
         start_by = call.deadline
         if start_by is not None:
@@ -158,18 +160,12 @@ class PredictService:
             await self._hooks.close(drain_deadline_s)
         await self._model.close(drain_deadline_s)
 
-    def _prepare(self, request: SeldonRequest) -> Job:
-        meta: dict[str, Any] = {"tags": request.tags}
-        if request.puid:
-            meta["puid"] = request.puid
-        return self._engine.prepare(request.payload, meta)
-
-    def _prepare_group(self, requests: Sequence[SeldonRequest]) -> list[Job | Exception]:
+    def _prepare_group(self, requests: Sequence[Request]) -> list[Job | Exception]:
         return [self._prepare_or_error(request) for request in requests]
 
-    def _prepare_or_error(self, request: SeldonRequest) -> Job | Exception:
+    def _prepare_or_error(self, request: Request) -> Job | Exception:
         try:
-            return self._prepare(request)
+            return self._engine.prepare(request.payload, request.meta)
         except ServingError as error:
             return error
 
@@ -200,11 +196,11 @@ class PredictService:
         self._quick.observe(end - start, rows, end)
         return [self._encode(request, result) for (request, _), result in zip(tasks, results, strict=True)]
 
-    def _encode(self, request: SeldonRequest, result: Any) -> bytes | Exception:
+    def _encode(self, request: Request, result: Any) -> bytes | Exception:
         if isinstance(result, ServingError):
             return result
         try:
-            return encode_answer(request, result, self._engine.class_names, self._encoder)
+            return request.encode(result, self._engine.class_names)
         except ServingError as error:
             return error
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from services.torch_worker.cores import hook_threads, model_threads, usable_cores
+from services.torch_worker.execution.cores import hook_threads, model_threads, usable_cores
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from services.torch_worker.tensors import join
+from services.torch_worker.execution.tensors import join
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from libs.proto import messages
 from libs.proto.seldon import DataKind, SeldonRequest, decode_message
 from libs.serving.errors import Internal
-from services.torch_worker.answers import default_names, echoed_meta, encode_answer, respond
+from services.torch_worker.protocols.seldon_answers import default_names, echoed_meta, encode_answer, respond
 
 ARRAYS = [DataKind.TENSOR, DataKind.NDARRAY, DataKind.TFTENSOR]
 OTHERS = [DataKind.BIN, DataKind.STR, DataKind.JSON]

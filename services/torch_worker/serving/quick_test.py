@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from services.torch_worker.quick import Quick
+from services.torch_worker.serving.quick import Quick
 
 
 def seen(*seconds: float, rows: int = 1) -> Quick:

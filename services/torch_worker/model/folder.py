@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.torch_worker.config import ConfigError, ModelConfig, parse_model_config
+from services.torch_worker.config import ConfigError
+from services.torch_worker.model.model_config import ModelConfig, parse_model_config
 
 MODEL_FILE = "model.pth"
 PROCESSOR_FILE = "processor.py"

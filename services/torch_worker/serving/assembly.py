@@ -1,0 +1,81 @@
+"""From a version's folder to a `Servable`: load, put on the device, and give it threads and queues."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from libs.serving.batcher import BatchPolicy
+from libs.serving.metrics import Metrics
+from services.torch_worker.config import DEFAULT_MAX_BATCH_SIZE, DEFAULT_MAX_DELAY_MS, WorkerConfig
+from services.torch_worker.execution.cores import hook_threads, model_threads, usable_cores
+from services.torch_worker.execution.engine import Engine
+from services.torch_worker.model.folder import open_folder
+from services.torch_worker.model.hooks import load_hooks
+from services.torch_worker.model.loading import enter_folder, load_model, resolve_device
+from services.torch_worker.model.model_config import ModelConfig
+from services.torch_worker.serving.servable import Servable
+
+log = logging.getLogger(__name__)
+
+
+def policy_of(worker: WorkerConfig, model: ModelConfig) -> BatchPolicy:
+    """Batching bounds: the command line's, else the model folder's, else the defaults."""
+
+    def first(*values: float | None) -> float:
+        return next(v for v in values if v is not None)
+
+    batch = int(first(worker.max_batch_size, model.max_batch_size, DEFAULT_MAX_BATCH_SIZE))
+    delay = first(worker.max_delay_ms, model.max_delay_ms, DEFAULT_MAX_DELAY_MS)
+    return BatchPolicy(batch, max(worker.max_queue, batch), delay)
+
+
+class Assembler:
+    """Makes servables by the worker's configuration; called on a thread of its own, one version at a time."""
+
+    def __init__(self, config: WorkerConfig, metrics: Metrics) -> None:
+        self._config = config
+        self._metrics = metrics
+
+    def load(self, path: Path) -> Servable:
+        """The servable of the model folder at path, ready to answer.
+
+        Raises:
+            ConfigError: something is missing or wrong; says what.
+        """
+        config = self._config
+        cores = usable_cores()
+        threads = model_threads(config.threads or 0, cores)
+        torch.set_num_threads(threads)
+        device = resolve_device(config.device)
+        folder = open_folder(path)
+        enter_folder(folder)
+        hooks = load_hooks(folder)
+        model = load_model(folder, device)
+        engine = Engine(model, hooks, device=device, folder=folder.path, batchable=folder.config.batchable)
+        policy = policy_of(config, folder.config)
+        name = config.model_name
+        stats = self._metrics.batcher(name)
+        servable = Servable(
+            engine,
+            policy,
+            hook_threads=hook_threads(config.hook_threads, cores),
+            thread_init=partial(torch.set_num_threads, threads),
+            inline=engine.only_model,
+            observer=stats,
+            hook_observer=self._metrics.batcher(f"{name}/preprocess") if engine.preprocesses else None,
+        )
+        stats.queued_rows = lambda: servable.queued_rows
+        log.info(
+            "loaded %s on %s: %d threads a call, batches of up to %d rows, delay %g ms, queue %d rows",
+            name,
+            config.device,
+            threads,
+            policy.max_batch_size,
+            policy.max_delay_ms,
+            policy.max_queue_rows,
+        )
+        return servable
