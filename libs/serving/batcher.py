@@ -66,9 +66,10 @@ class _Pending(Ticket[T], Generic[T, R]):
         key: Hashable,
         deadline: float | None,
         cancelled: Callable[[], bool],
+        priority: int,
         future: asyncio.Future[R],
     ) -> None:
-        Ticket.__init__(self, item, rows, key, deadline, cancelled)
+        Ticket.__init__(self, item, rows, key, deadline, cancelled, priority)
         self.future = future
 
 
@@ -95,11 +96,11 @@ class Batcher(Generic[T, R]):
         run: called on a model thread with 1 or more items of one key, at most `max_batch_size` rows together;
             answers one result per item in order. An `Exception` in an item's place fails that item alone. If
             `run` raises, all items of the batch fail: with that error if it is a `ServingError`, else with
-            Internal.
+            Internal. A sequence of them gets a thread each, all fed from one queue: one a model instance.
         policy: bounds; see `BatchPolicy`.
         size: rows of an item.
         key: items of equal keys may share a batch; hashable.
-        threads: how many batches may run at a time.
+        threads: how many batches may run at a time; of a single `run` only.
         thread_init: called first on each model thread, for what a library keeps per thread. PyTorch's
             `set_num_threads` is such a setting: a thread that does not call it runs matrix products on one
             OpenMP thread per core, whatever was set elsewhere (seen: 8 to 16 times the CPU for a small
@@ -114,7 +115,7 @@ class Batcher(Generic[T, R]):
 
     def __init__(
         self,
-        run: Run[T, R],
+        run: Run[T, R] | Sequence[Run[T, R]],
         policy: BatchPolicy,
         *,
         size: Callable[[T], int],
@@ -127,7 +128,14 @@ class Batcher(Generic[T, R]):
     ) -> None:
         if threads < 1:
             raise ValueError(f"threads is {threads}: expected at least 1")
-        self._run = run
+        if callable(run):
+            runs: list[Run[T, R]] = [run] * threads
+        else:
+            runs = list(run)
+            if threads != 1 or not runs:
+                raise ValueError(
+                    f"{len(runs)} runs and {threads} threads: expected a run or more, one thread each"
+                )
         self._thread_init = thread_init
         self._size = size
         self._key = key
@@ -143,9 +151,10 @@ class Batcher(Generic[T, R]):
         self._drained: asyncio.Future[None] | None = None
         self._running_rows = 0
         self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True) for i in range(threads)
+            threading.Thread(target=self._work, args=(run,), name=f"{name}-{i}", daemon=True)
+            for i, run in enumerate(runs)
         ]
-        self._alive = threads
+        self._alive = len(runs)
 
     @property
     def queued_rows(self) -> int:
@@ -168,6 +177,7 @@ class Batcher(Generic[T, R]):
         *,
         deadline: float | None = None,
         cancelled: Callable[[], bool] = never_cancelled,
+        priority: int = 0,
     ) -> R:
         """Queues an item and waits for its result.
 
@@ -175,6 +185,7 @@ class Batcher(Generic[T, R]):
             item: what `run` gets.
             deadline: on `clock`; an item still queued then never runs.
             cancelled: asked just before the item would run, on any thread; True drops it.
+            priority: smaller runs sooner; see `BatchQueue`.
 
         Raises:
             InvalidArgument: more rows than `max_batch_size`, or none.
@@ -189,7 +200,7 @@ class Batcher(Generic[T, R]):
         if loop is not self._loop:
             self._start(loop)
         pending: _Pending[T, R] = _Pending(
-            item, self._size(item), self._key(item), deadline, cancelled, loop.create_future()
+            item, self._size(item), self._key(item), deadline, cancelled, priority, loop.create_future()
         )
         with self._lock:
             if self._closed:
@@ -251,7 +262,7 @@ class Batcher(Generic[T, R]):
         for thread in self._threads:
             thread.start()
 
-    def _work(self) -> None:
+    def _work(self, run: Run[T, R]) -> None:
         """Life of a model thread.
 
         A batch's results are delivered after the next batch is taken, a few microseconds later: what follows
@@ -260,7 +271,7 @@ class Batcher(Generic[T, R]):
         """
         gate = threading.Lock()
         gate.acquire()
-        run = self._initialised_run()
+        run = self._initialised(run)
         ran: _Ran[T, R] | None = None
         while True:
             now = self._clock()
@@ -307,7 +318,7 @@ class Batcher(Generic[T, R]):
                 return
         gate.acquire()  # a submit took the gate off the list just now; its release is on the way
 
-    def _initialised_run(self) -> Run[T, R]:
+    def _initialised(self, run: Run[T, R]) -> Run[T, R]:
         if self._thread_init is not None:
             try:
                 self._thread_init()
@@ -318,7 +329,7 @@ class Batcher(Generic[T, R]):
                     raise cause
 
                 return fail
-        return self._run
+        return run
 
     def _run_batch(self, run: Run[T, R], batch: list[_Pending[T, R]], rows: int, start: float) -> _Ran[T, R]:
         items = [pending.item for pending in batch]

@@ -248,6 +248,30 @@ async def test_several_threads_run_at_a_time() -> None:
     assert await batcher.close(WAIT_S)
 
 
+async def test_each_of_several_runs_has_a_thread_of_its_own() -> None:
+    together = threading.Barrier(3, timeout=WAIT_S)
+
+    def instance(name: str) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        def run(items: Sequence[Any]) -> Sequence[Any]:
+            together.wait()
+            return [f"{name} in {threading.current_thread().name}" for _ in items]
+
+        return run
+
+    batcher: Batcher[Any, Any] = Batcher(
+        [instance("a"), instance("b"), instance("c")],
+        BatchPolicy(1, 8),
+        size=lambda item: 1,
+        key=lambda item: None,
+    )
+    answers = await asyncio.gather(*[batcher.submit(number) for number in range(3)])
+    assert sorted(answers) == ["a in model-0", "b in model-1", "c in model-2"]
+    assert await batcher.close(WAIT_S)
+    for runs, threads in (([], 1), ([instance("a")], 2)):
+        with pytest.raises(ValueError, match="one thread each"):
+            Batcher(runs, BatchPolicy(1, 8), size=lambda item: 1, key=lambda item: None, threads=threads)
+
+
 async def test_each_thread_is_initialised_before_its_first_run() -> None:
     local = threading.local()
 

@@ -86,11 +86,12 @@ class Ticket(Generic[T]):
         key: tickets of equal keys may share a batch.
         deadline: on the caller's clock, the one `now` is read from; None for no deadline.
         cancelled: whether its caller is gone; asked just before the ticket would run.
+        priority: smaller is sooner.
         arrived: when it was offered.
         state: see `State`.
     """
 
-    __slots__ = ("arrived", "cancelled", "deadline", "item", "key", "rows", "state")
+    __slots__ = ("arrived", "cancelled", "deadline", "item", "key", "priority", "rows", "state")
 
     def __init__(
         self,
@@ -99,12 +100,14 @@ class Ticket(Generic[T]):
         key: Hashable = None,
         deadline: float | None = None,
         cancelled: Callable[[], bool] = never_cancelled,
+        priority: int = 0,
     ) -> None:
         self.item = item
         self.rows = rows
         self.key = key
         self.deadline = deadline
         self.cancelled = cancelled
+        self.priority = priority
         self.arrived = 0.0
         self.state = _QUEUED
 

@@ -127,7 +127,9 @@ class Servable:
         self._present += 1
         try:
             if self._hooks is not None:
-                job = await self._hooks.submit(request, deadline=call.deadline, cancelled=call.cancelled)
+                job = await self._hooks.submit(
+                    request, deadline=call.deadline, cancelled=call.cancelled, priority=request.priority
+                )
             else:
                 job = self._engine.prepare(request.payload, request.meta)
             return await self._answer(call, request, job)
@@ -152,7 +154,9 @@ class Servable:
                 answer = self._run_here((request, job), now)
                 if answer is not None:
                     return answer
-        return await self._model.submit((request, job), deadline=start_by, cancelled=call.cancelled)
+        return await self._model.submit(
+            (request, job), deadline=start_by, cancelled=call.cancelled, priority=request.priority
+        )
 
     async def close(self, drain_deadline_s: float) -> None:
         """Let what is queued run until the deadline, then fail the rest."""
