@@ -30,13 +30,16 @@ class ModelCaller:
         model: in evaluation mode, on device.
         device: where inputs are moved to; a custom run_model gets them as they are.
         run_model: calls the model in its place, if given.
+
+    Attributes:
+        model, device: as given.
     """
 
     def __init__(
         self, model: torch.nn.Module, device: torch.device, run_model: Callable[..., Any] | None
     ) -> None:
-        self._model = model
-        self._device = device
+        self.model = model
+        self.device = device
         self._run_model = run_model
         self._dtype = _float_dtype(model)
         # Per floating input dtype other than the model's: whether the model needs it converted. Learnt by
@@ -55,7 +58,7 @@ class ModelCaller:
         """
         if self._run_model is not None:
             x = inputs[0] if len(inputs) == 1 else join(inputs)
-            return self._run_model(self._model, x, **hook_kwargs)
+            return self._run_model(self.model, x, **hook_kwargs)
         first = inputs[0]
         if isinstance(first, np.ndarray):
             target: np.dtype[Any] | None = None
@@ -65,10 +68,10 @@ class ModelCaller:
         elif len(inputs) > 1:
             first = join(inputs)
         if not isinstance(first, torch.Tensor):
-            return self._model(first.to(self._device) if hasattr(first, "to") else first, **model_kwargs)
-        x = first.to(self._device)
+            return self.model(first.to(self.device) if hasattr(first, "to") else first, **model_kwargs)
+        x = first.to(self.device)
         if self._dtype is None or x.dtype is self._dtype or not x.is_floating_point():
-            return self._model(x, **model_kwargs)
+            return self.model(x, **model_kwargs)
         return self._call_casting(x, self._dtype, model_kwargs)
 
     def _call_casting(self, x: torch.Tensor, dtype: torch.dtype, model_kwargs: Mapping[str, Any]) -> Any:
@@ -80,12 +83,12 @@ class ModelCaller:
         needs_cast = self._needs_cast.get(x.dtype)
         if needs_cast is None:
             with contextlib.suppress(RuntimeError):
-                output = self._model(x, **model_kwargs)
+                output = self.model(x, **model_kwargs)
                 self._needs_cast[x.dtype] = False
                 return output
         elif not needs_cast:
-            return self._model(x, **model_kwargs)
-        output = self._model(x.to(dtype), **model_kwargs)
+            return self.model(x, **model_kwargs)
+        output = self.model(x.to(dtype), **model_kwargs)
         if needs_cast is None:
             self._needs_cast[x.dtype] = True
             log.info("the model does not take %s input; it is converted to %s", x.dtype, dtype)

@@ -64,29 +64,27 @@ class Engine:
     """A loaded model with its hooks.
 
     Args:
-        model: in evaluation mode, on device.
+        callers: one a model instance, all of the same model. `run` names the one to use by its index.
         hooks: of the model's folder.
-        device: where inputs are moved before the model call (a custom run_model gets them as they are).
         folder: names places in error messages.
         batchable: see ModelConfig.batchable.
 
-    `prepare` may run on several threads at a time; `run` must not.
+    `prepare` may run on several threads at a time; `run` may too, each with an instance of its own. What is learnt
+    about the model (which inputs it takes, whether requests can share calls) holds for all instances.
     """
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        callers: Sequence[ModelCaller],
         hooks: Hooks,
         *,
-        device: torch.device,
         folder: Path,
         batchable: bool | None = None,
     ) -> None:
+        self._callers = tuple(callers)
         self._hooks = hooks
-        self._device = device
         self._folder = folder
-        self._select_tags = tag_selector(model) if hooks.model_takes_tags else None
-        self._caller = ModelCaller(model, device, hooks.run_model)
+        self._select_tags = tag_selector(callers[0].model) if hooks.model_takes_tags else None
         # dtypes and trailing shapes that the model has answered.
         self._answered: dict[tuple[Any, ...], None] = {}
         self._shares = batchable if batchable is not None else hooks.run_model is None
@@ -107,7 +105,12 @@ class Engine:
         """Whether nothing but the model itself runs, on the CPU: no hooks, which may wait for something."""
         hooks = self._hooks
         no_hooks = hooks.preprocess is None and hooks.run_model is None and hooks.postprocess is None
-        return no_hooks and self._device.type == "cpu"
+        return no_hooks and self._callers[0].device.type == "cpu"
+
+    @property
+    def instances(self) -> int:
+        """How many calls of `run` may go on at a time."""
+        return len(self._callers)
 
     @property
     def shares_calls(self) -> bool:
@@ -161,47 +164,48 @@ class Engine:
             key = (type(payload), *form, _frozen(relevant) if relevant else None)
         return Job(payload, kwargs, model_kwargs, rows, key, form)
 
-    def run(self, jobs: Sequence[Job]) -> list[Any]:
-        """Answer jobs of one key; in an answer's place stands a ServingError where a job failed.
+    def run(self, jobs: Sequence[Job], instance: int = 0) -> list[Any]:
+        """Answer jobs of one key on one instance; in an answer's place stands a ServingError where a job failed.
 
         An answer is what postprocess returned, or without one what `tensors.plain` makes of the model's
         output.
         """
+        caller = self._callers[instance]
         with torch.inference_mode():
             if len(jobs) == 1:
-                return [self._run_alone(jobs[0])]
+                return [self._run_alone(caller, jobs[0])]
             if not self._shares:
-                return [self._run_alone(job) for job in jobs]
+                return [self._run_alone(caller, job) for job in jobs]
             if not self._verified:
-                first = self._verify(jobs[:_CHECKED])
-                return first + (self.run(jobs[_CHECKED:]) if len(jobs) > _CHECKED else [])
-            return self._run_shared(jobs)
+                first = self._verify(caller, jobs[:_CHECKED])
+                return first + (self.run(jobs[_CHECKED:], instance) if len(jobs) > _CHECKED else [])
+            return self._run_shared(caller, jobs)
 
-    def _run_shared(self, jobs: Sequence[Job]) -> list[Any]:
+    def _run_shared(self, caller: ModelCaller, jobs: Sequence[Job]) -> list[Any]:
         rows = [job.rows for job in jobs]
         try:
-            output = self._call([job.data for job in jobs], jobs[0])
+            output = self._call(caller, [job.data for job in jobs], jobs[0])
             if self._hooks.postprocess is None:
                 return list(plain_parts(output, rows))
             parts = split(output, rows)
         except NotSplittableError as reason:
             self._stop_sharing(str(reason))
-            return [self._run_alone(job) for job in jobs]
+            return [self._run_alone(caller, job) for job in jobs]
         except BaseException as error:
             log.warning(
                 "a shared model call of %d requests failed (%s); running them one by one", len(jobs), error
             )
-            return [self._run_alone(job) for job in jobs]
+            return [self._run_alone(caller, job) for job in jobs]
         return [self._finish(job, part) for job, part in zip(jobs, parts, strict=True)]
 
-    def _run_alone(self, job: Job) -> Any:
+    def _run_alone(self, caller: ModelCaller, job: Job) -> Any:
         try:
-            output = self._call([job.data], job)
+            output = self._call(caller, [job.data], job)
         except BaseException as error:
             return self._model_failure(job, error)
         return self._finish(job, output)
 
-    def _verify(self, jobs: Sequence[Job]) -> list[Any]:
+    def _verify(self, caller: ModelCaller, jobs: Sequence[Job]) -> list[Any]:
         """Run the first batch both ways and compare; share calls from now on only if the answers are the
         same.
 
@@ -211,7 +215,7 @@ class Engine:
         outputs: list[Any] = []
         for job in jobs:
             try:
-                outputs.append(self._call([job.data], job))
+                outputs.append(self._call(caller, [job.data], job))
             except BaseException as error:
                 outputs.append(self._model_failure(job, error))
         if any(isinstance(output, ServingError) for output in outputs):
@@ -224,7 +228,7 @@ class Engine:
         if _alike(jobs):
             witness = perturbed(max(jobs, key=lambda job: job.rows).data)
             try:
-                outputs = [*outputs, self._call([witness], jobs[0])]
+                outputs = [*outputs, self._call(caller, [witness], jobs[0])]
             except Exception as error:
                 log.info(
                     "whether requests can share model calls stays open: a changed copy failed, %s", error
@@ -233,7 +237,7 @@ class Engine:
             inputs.append(witness)
             rows.append(len(witness))
         try:
-            shared = split(self._call(inputs, jobs[0]), rows)
+            shared = split(self._call(caller, inputs, jobs[0]), rows)
             if not any(rows):
                 pass  # requests without rows prove nothing
             elif all(same(part, output) for part, output in zip(shared, outputs, strict=True)):
@@ -263,9 +267,9 @@ class Engine:
         except BaseException as error:
             return failure("postprocess", error, self._folder)
 
-    def _call(self, inputs: Sequence[Any], job: Job) -> Any:
+    def _call(self, caller: ModelCaller, inputs: Sequence[Any], job: Job) -> Any:
         """One model call for several requests' inputs, with job's keyword arguments."""
-        output = self._caller.call(inputs, job.model_kwargs, job.kwargs)
+        output = caller.call(inputs, job.model_kwargs, job.kwargs)
         if job.form is not None and job.form not in self._answered and len(self._answered) < _MAX_FORMS:
             self._answered[job.form] = None
         return output

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from libs.serving.errors import Internal, InvalidArgument
-from services.torch_worker.execution.calling import tag_selector
+from services.torch_worker.execution.calling import ModelCaller, tag_selector
 from services.torch_worker.execution.engine import Engine, Job
 from services.torch_worker.model.hooks import Hooks
 
@@ -38,7 +38,8 @@ class Net(nn.Module):
 
 
 def engine(model: nn.Module, hooks: Hooks | None = None, batchable: bool | None = None) -> Engine:
-    return Engine(model.eval(), hooks or Hooks(), device=CPU, folder=HERE, batchable=batchable)
+    hooks = hooks or Hooks()
+    return Engine([ModelCaller(model.eval(), CPU, hooks.run_model)], hooks, folder=HERE, batchable=batchable)
 
 
 def rows(*first: float, width: int = 3, dtype: Any = np.float64) -> np.ndarray[Any, Any]:

@@ -80,6 +80,38 @@ def split(output: Any, rows: Sequence[int]) -> list[Any]:
     )
 
 
+def pad_rows(inputs: Sequence[Any], rows: int) -> list[Any]:
+    """The inputs of one call and one more that makes them rows together, for calls that take fixed numbers only.
+
+    The filler repeats the last row, which the model can digest as well as that one (zeros where there is no row). It is
+    a view: nothing is copied before `join`. The output is cut with `cut_rows`.
+
+    Args:
+        inputs: as for `join`.
+        rows: the wanted sum of their dimensions 0; no less than it is.
+    """
+    last = next((x for x in reversed(inputs) if len(x)), inputs[-1])
+    missing = rows - sum(len(x) for x in inputs)
+    if missing <= 0:
+        return list(inputs)
+    shape = (missing, *last.shape[1:])
+    filler: Any
+    if isinstance(last, torch.Tensor):
+        filler = last[-1:].expand(shape) if len(last) else last.new_zeros(shape)
+    else:
+        filler = np.broadcast_to(last[-1:], shape) if len(last) else np.zeros(shape, last.dtype)
+    return [*inputs, filler]
+
+
+def cut_rows(output: Any, padded: int, rows: int) -> Any:
+    """The first rows of the output of a call that `pad_rows` filled up to padded rows, in the same structure.
+
+    Raises:
+        NotSplittableError: as split.
+    """
+    return output if rows == padded else split(output, [rows, padded - rows])[0]
+
+
 def to_numpy(output: Any) -> Any:
     """The same structure with arrays in the place of tensors; bfloat16, which numpy lacks, becomes
     float32.

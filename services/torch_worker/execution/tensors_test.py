@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from services.torch_worker.execution.tensors import (
     NotSplittableError,
+    cut_rows,
     join,
     listed,
+    pad_rows,
     plain,
     plain_parts,
     same,
@@ -161,3 +163,21 @@ def test_same_allows_rounding_only() -> None:
     assert same(labels, labels.clone()) and not same(labels, labels.flip(0))
     assert same(torch.zeros(0, 2), torch.zeros(0, 2))
     assert same("a", "a") and not same("a", 1)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_rows_are_filled_up_with_the_last_row_and_cut_again(kind: Any) -> None:
+    inputs = [kind([[1.0, 2.0]]), kind([[3.0, 4.0], [5.0, 6.0]])]
+    padded = join(pad_rows(inputs, 5))
+    assert padded.tolist() == [[1, 2], [3, 4], [5, 6], [5, 6], [5, 6]]
+    assert len(pad_rows(inputs, 3)) == 2 and join(pad_rows([inputs[0][:0]], 2)).tolist() == [[0, 0], [0, 0]]
+    assert join(pad_rows([inputs[0], inputs[0][:0]], 2)).tolist() == [[1, 2], [1, 2]]
+    cut = cut_rows({"a": padded, "b": [padded * 2]}, 5, 3)
+    assert cut["a"].tolist() == [[1, 2], [3, 4], [5, 6]] and cut["b"][0].tolist() == [
+        [2, 4],
+        [6, 8],
+        [10, 12],
+    ]
+    with pytest.raises(NotSplittableError):
+        cut_rows(padded.sum(), 5, 3)
+    assert cut_rows(padded, 5, 5) is padded

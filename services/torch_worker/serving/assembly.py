@@ -11,6 +11,7 @@ import torch
 from libs.serving.batcher import BatchPolicy
 from libs.serving.metrics import Metrics
 from services.torch_worker.config import DEFAULT_MAX_BATCH_SIZE, DEFAULT_MAX_DELAY_MS, WorkerConfig
+from services.torch_worker.execution.calling import ModelCaller
 from services.torch_worker.execution.cores import hook_threads, model_threads, usable_cores
 from services.torch_worker.execution.engine import Engine
 from services.torch_worker.model.folder import open_folder
@@ -55,7 +56,8 @@ class Assembler:
         enter_folder(folder)
         hooks = load_hooks(folder)
         model = load_model(folder, device)
-        engine = Engine(model, hooks, device=device, folder=folder.path, batchable=folder.config.batchable)
+        callers = [ModelCaller(model, device, hooks.run_model)]
+        engine = Engine(callers, hooks, folder=folder.path, batchable=folder.config.batchable)
         policy = policy_of(config, folder.config)
         name = config.model_name
         stats = self._metrics.batcher(name)

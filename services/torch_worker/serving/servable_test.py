@@ -17,6 +17,7 @@ from libs.proto.seldon import DataKind, SeldonRequest, decode_message, encode_me
 from libs.serving.batcher import BatchPolicy
 from libs.serving.call import Call
 from libs.serving.errors import DeadlineExceeded, Internal, InvalidArgument, ResourceExhausted
+from services.torch_worker.execution.calling import ModelCaller
 from services.torch_worker.execution.engine import Engine
 from services.torch_worker.model.hooks import Hooks
 from services.torch_worker.protocols.seldon_grpc import METHODS, SeldonGrpc
@@ -66,9 +67,9 @@ async def served(
     hook_threads: int = 2,
     inline: bool = False,
 ) -> AsyncIterator[Served]:
-    engine = Engine(
-        model, hooks or Hooks(), device=torch.device("cpu"), folder=Path(__file__).parent, batchable=True
-    )
+    hooks = hooks or Hooks()
+    callers = [ModelCaller(model, torch.device("cpu"), hooks.run_model)]
+    engine = Engine(callers, hooks, folder=Path(__file__).parent, batchable=True)
     servable = Servable(engine, policy or BatchPolicy(64, 256), hook_threads=hook_threads, inline=inline)
     try:
         yield Served(servable)
