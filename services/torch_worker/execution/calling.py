@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from services.torch_worker.execution.arguments import NamedInputs, arguments_of
 from services.torch_worker.execution.tensors import join
 
 log = logging.getLogger(__name__)
@@ -41,10 +41,13 @@ class ModelCaller:
         self.model = model
         self.device = device
         self._run_model = run_model
+        self._arguments = arguments_of(model)
         self._dtype = _float_dtype(model)
         # Per floating input dtype other than the model's: whether the model needs it converted. Learnt by
         # trying.
         self._needs_cast: dict[torch.dtype | None, bool] = {}
+        # The same for several inputs, by the dtypes of all.
+        self._named_need_cast: dict[tuple[torch.dtype, ...], bool] = {}
 
     def call(
         self, inputs: Sequence[Any], model_kwargs: Mapping[str, Any], hook_kwargs: Mapping[str, Any]
@@ -52,7 +55,8 @@ class ModelCaller:
         """The model's output for the rows of all inputs.
 
         Args:
-            inputs: one of anything, or several arrays or tensors of one dtype and trailing shape.
+            inputs: one of anything, or several arrays or tensors of one dtype and trailing shape, or several dicts of
+                such.
             model_kwargs: keyword arguments of the model.
             hook_kwargs: keyword arguments of run_model, which gets no others.
         """
@@ -65,14 +69,48 @@ class ModelCaller:
             if self._dtype is not None and self._needs_cast.get(_TORCH_FLOATS.get(first.dtype)):
                 target = _NUMPY_FLOATS.get(self._dtype)
             first = join(inputs, target)
-        elif len(inputs) > 1:
+        elif len(inputs) > 1 or isinstance(first, NamedInputs):
             first = join(inputs)
+        if isinstance(first, dict) and all(isinstance(x, torch.Tensor) for x in first.values()):
+            return self._call_named(first, model_kwargs)
         if not isinstance(first, torch.Tensor):
             return self.model(first.to(self.device) if hasattr(first, "to") else first, **model_kwargs)
         x = first.to(self.device)
         if self._dtype is None or x.dtype is self._dtype or not x.is_floating_point():
             return self.model(x, **model_kwargs)
         return self._call_casting(x, self._dtype, model_kwargs)
+
+    def _call_named(self, inputs: dict[str, torch.Tensor], model_kwargs: Mapping[str, Any]) -> Any:
+        """Call with several inputs: the request's by forward's parameters, what preprocess made as the one dict it is.
+
+        Their dtypes are tried as they are first, as in `_call_casting`.
+        """
+        inputs = type(inputs)((name, x.to(self.device)) for name, x in inputs.items())
+        dtypes = tuple(x.dtype for x in inputs.values())
+        needs_cast = self._named_need_cast.get(dtypes)
+        if needs_cast is None:
+            if self._dtype is None or all(t is self._dtype or not t.is_floating_point for t in dtypes):
+                return self._invoke(inputs, model_kwargs)
+            with contextlib.suppress(RuntimeError):
+                output = self._invoke(inputs, model_kwargs)
+                self._named_need_cast[dtypes] = False
+                return output
+        if needs_cast is not False:
+            inputs = type(inputs)(
+                (name, x.to(self._dtype) if x.is_floating_point() else x) for name, x in inputs.items()
+            )
+        output = self._invoke(inputs, model_kwargs)
+        if needs_cast is None:
+            self._named_need_cast[dtypes] = True
+        return output
+
+    def _invoke(self, inputs: dict[str, torch.Tensor], model_kwargs: Mapping[str, Any]) -> Any:
+        if not isinstance(inputs, NamedInputs) and self._arguments.required <= 1:
+            return self.model(inputs, **model_kwargs)
+        positional, named = self._arguments.bind(inputs)
+        taken = {*self._arguments.names[: len(positional)], *named}
+        tags = {name: value for name, value in model_kwargs.items() if name not in taken}
+        return self.model(*positional, **named, **tags)
 
     def _call_casting(self, x: torch.Tensor, dtype: torch.dtype, model_kwargs: Mapping[str, Any]) -> Any:
         """Call with a floating input of another dtype than the model's weights.
@@ -93,24 +131,6 @@ class ModelCaller:
             self._needs_cast[x.dtype] = True
             log.info("the model does not take %s input; it is converted to %s", x.dtype, dtype)
         return output
-
-
-def tag_selector(model: torch.nn.Module) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Which tags of a request become keyword arguments of the model: those that its forward has parameters
-    for.
-
-    All of them where forward takes **kwargs or its signature cannot be read. The first parameter is the input
-    itself.
-    """
-    try:
-        parameters = list(inspect.signature(model.forward).parameters.values())
-    except (TypeError, ValueError):
-        return dict
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        return dict
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    accepted = frozenset(p.name for p in parameters[1:] if p.kind in named)
-    return lambda tags: {name: value for name, value in tags.items() if name in accepted}
 
 
 def _float_dtype(model: torch.nn.Module) -> torch.dtype | None:

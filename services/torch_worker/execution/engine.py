@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from libs.serving.errors import Internal, InvalidArgument, ServingError
-from services.torch_worker.execution.calling import ModelCaller, tag_selector
+from services.torch_worker.execution.arguments import tag_selector
+from services.torch_worker.execution.calling import ModelCaller
 from services.torch_worker.execution.tensors import (
     NotSplittableError,
     join,

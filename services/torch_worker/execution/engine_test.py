@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from libs.serving.errors import Internal, InvalidArgument
-from services.torch_worker.execution.calling import ModelCaller, tag_selector
+from services.torch_worker.execution.arguments import tag_selector
+from services.torch_worker.execution.calling import ModelCaller
 from services.torch_worker.execution.engine import Engine, Job
 from services.torch_worker.model.hooks import Hooks
 

@@ -17,17 +17,19 @@ class NotSplittableError(Exception):
     """
 
 
-def join(inputs: Sequence[Any], dtype: np.dtype[Any] | None = None) -> torch.Tensor:
-    """One tensor of the rows of all inputs, along dimension 0.
+def join(inputs: Sequence[Any], dtype: np.dtype[Any] | None = None) -> Any:
+    """One tensor of the rows of all inputs, along dimension 0; of dicts of arrays or tensors, a dict of such tensors.
 
     Args:
-        inputs: arrays, or tensors, of equal dtype and trailing shape. Arrays may be read-only views: the
-            result never shares memory with them, so that a model may write into its input.
+        inputs: arrays, or tensors, of equal dtype and trailing shape, or dicts of such by the same names. Arrays may be
+            read-only views: the result never shares memory with them, so that a model may write into its input.
         dtype: converts arrays to this type while they are copied; None keeps theirs.
 
     Raises:
         TypeError: torch has no tensors of the arrays' dtype.
     """
+    if isinstance(inputs[0], dict):
+        return type(inputs[0])((name, join([x[name] for x in inputs], dtype)) for name in inputs[0])
     if isinstance(inputs[0], torch.Tensor):
         return inputs[0] if len(inputs) == 1 else torch.cat(list(inputs))
     if len(inputs) == 1:
@@ -90,6 +92,10 @@ def pad_rows(inputs: Sequence[Any], rows: int) -> list[Any]:
         inputs: as for `join`.
         rows: the wanted sum of their dimensions 0; no less than it is.
     """
+    if isinstance(inputs[0], dict):
+        columns = {name: pad_rows([x[name] for x in inputs], rows) for name in inputs[0]}
+        filled = max(map(len, columns.values()), default=0)
+        return [type(inputs[0])((name, column[i]) for name, column in columns.items()) for i in range(filled)]
     last = next((x for x in reversed(inputs) if len(x)), inputs[-1])
     missing = rows - sum(len(x) for x in inputs)
     if missing <= 0:

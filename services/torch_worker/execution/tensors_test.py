@@ -181,3 +181,10 @@ def test_rows_are_filled_up_with_the_last_row_and_cut_again(kind: Any) -> None:
     with pytest.raises(NotSplittableError):
         cut_rows(padded.sum(), 5, 3)
     assert cut_rows(padded, 5, 5) is padded
+
+
+def test_inputs_with_names_are_joined_and_filled_up_name_by_name() -> None:
+    one = {"ids": np.array([[1], [2]]), "mask": torch.tensor([True, False])}
+    two = {"ids": np.array([[3]]), "mask": torch.tensor([True])}
+    joined = join(pad_rows([one, two], 4))
+    assert joined["ids"].tolist() == [[1], [2], [3], [3]] and joined["mask"].tolist() == [True, False, True, True]
