@@ -27,38 +27,6 @@ def enter_folder(folder: ModelFolder) -> None:
     sys.path.insert(0, entry)
 
 
-def resolve_device(name: str) -> torch.device:
-    """The torch device of a --device value, checked to be usable.
-
-    Raises:
-        ConfigError: the name is unknown, or this machine or this torch build has no such device.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {name}: expected cpu, cuda or cuda:N") from error
-    if device.type == "cpu":
-        return torch.device("cpu")
-    if device.type != "cuda":
-        raise ConfigError(f"--device {name}: expected cpu, cuda or cuda:N")
-    if torch.version.cuda is None:
-        raise ConfigError(
-            f"--device {name}: this is the CPU build of torch ({torch.__version__}); run the CUDA variant of "
-            "the worker, or use --device cpu"
-        )
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            f"--device {name}: torch sees no CUDA device here; check the driver (nvidia-smi) and, in a "
-            "container, that the GPU is passed in, or use --device cpu"
-        )
-    index = device.index or 0
-    if index >= torch.cuda.device_count():
-        raise ConfigError(
-            f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices, numbered from 0"
-        )
-    return torch.device("cuda", index)
-
-
 def load_model(folder: ModelFolder, device: torch.device) -> torch.nn.Module:
     """Unpickle model.pth onto device, in evaluation mode. The folder must have been entered.
 

@@ -9,7 +9,7 @@ import torch
 
 from services.torch_worker.config import ConfigError
 from services.torch_worker.model.folder import open_folder
-from services.torch_worker.model.loading import enter_folder, load_model, resolve_device
+from services.torch_worker.model.loading import enter_folder, load_model
 from services.torch_worker.testing import DOUBLER, kept_process_state, make_folder
 
 CPU = torch.device("cpu")
@@ -70,16 +70,3 @@ def test_code_of_the_folder_that_raises_is_reported(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("raise LookupError('no licence')\n")
     with pytest.raises(ConfigError, match="LookupError: no licence"):
         load(tmp_path)
-
-
-def test_devices() -> None:
-    assert resolve_device("cpu") == CPU
-    for name in ("gpu", "meta", "cuda:x"):
-        with pytest.raises(ConfigError, match=r"expected cpu, cuda or cuda:N"):
-            resolve_device(name)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_cuda_without_cuda_says_what_to_do() -> None:
-    with pytest.raises(ConfigError, match=r"--device cuda:0: .*use --device cpu"):
-        resolve_device("cuda:0")

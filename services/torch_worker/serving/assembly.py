@@ -13,10 +13,12 @@ from libs.serving.metrics import Metrics
 from services.torch_worker.config import DEFAULT_MAX_BATCH_SIZE, DEFAULT_MAX_DELAY_MS, WorkerConfig
 from services.torch_worker.execution.calling import ModelCaller
 from services.torch_worker.execution.cores import hook_threads, model_threads, usable_cores
+from services.torch_worker.execution.devices import resolve_devices
 from services.torch_worker.execution.engine import Engine
+from services.torch_worker.execution.instances import copies
 from services.torch_worker.model.folder import open_folder
 from services.torch_worker.model.hooks import load_hooks
-from services.torch_worker.model.loading import enter_folder, load_model, resolve_device
+from services.torch_worker.model.loading import enter_folder, load_model
 from services.torch_worker.model.model_config import ModelConfig
 from services.torch_worker.serving.servable import Servable
 
@@ -49,14 +51,18 @@ class Assembler:
         """
         config = self._config
         cores = usable_cores()
-        threads = model_threads(config.threads or 0, cores)
-        torch.set_num_threads(threads)
-        device = resolve_device(config.device)
+        devices = resolve_devices(config.device)
         folder = open_folder(path)
         enter_folder(folder)
+        each = config.instances or folder.config.instances or 1
+        instances = each * len(devices)
+        threads = config.threads or folder.config.threads or model_threads(cores, instances)
+        torch.set_num_threads(threads)
         hooks = load_hooks(folder)
-        model = load_model(folder, device)
-        callers = [ModelCaller(model, device, hooks.run_model)]
+        models = copies(load_model(folder, devices[0]), devices, each)
+        callers = [
+            ModelCaller(model, devices[index // each], hooks.run_model) for index, model in enumerate(models)
+        ]
         engine = Engine(callers, hooks, folder=folder.path, batchable=folder.config.batchable)
         policy = policy_of(config, folder.config)
         name = config.model_name
@@ -66,15 +72,17 @@ class Assembler:
             policy,
             hook_threads=hook_threads(config.hook_threads, cores),
             thread_init=partial(torch.set_num_threads, threads),
+            instance_init=lambda _: torch.set_num_threads(threads),
             inline=engine.only_model,
             observer=stats,
             hook_observer=self._metrics.batcher(f"{name}/preprocess") if engine.preprocesses else None,
         )
         stats.queued_rows = lambda: servable.queued_rows
         log.info(
-            "loaded %s on %s: %d threads a call, batches of up to %d rows, delay %g ms, queue %d rows",
+            "loaded %s on %s: %d instances, %d threads a call, batches of up to %d rows, delay %g ms, queue %d rows",
             name,
             config.device,
+            instances,
             threads,
             policy.max_batch_size,
             policy.max_delay_ms,

@@ -56,8 +56,10 @@ class Servable:
         policy: bounds of the model's queue. The queue before preprocess is bounded by the same number, in
             requests.
         hook_threads: threads that run preprocess.
-        thread_init: called first on each thread that runs the model or hooks: PyTorch keeps its number of
-            threads by calling thread.
+        thread_init: called first on each thread that runs preprocess: PyTorch keeps its number of threads by
+            calling thread.
+        instance_init: called first on each thread that runs the model, with the number of the instance that it
+            runs.
         inline: whether a lone request to a quick model may run on the event loop's thread; see `quick`. Not
             for folders with hooks, which may wait for something.
         observer: told about the model's batches.
@@ -71,6 +73,7 @@ class Servable:
         *,
         hook_threads: int = 1,
         thread_init: Callable[[], None] | None = None,
+        instance_init: Callable[[int], None] | None = None,
         inline: bool = False,
         observer: BatchObserver | None = None,
         hook_observer: BatchObserver | None = None,
@@ -81,16 +84,18 @@ class Servable:
         self._haste = Haste()
         self._quick = Quick()
         self._inline = inline
-        # Held while the engine runs: the event loop's thread and the model's never run it together.
-        self._running = threading.Lock()
+        # Held while an instance runs: the event loop's thread and the instance's own never run it together.
+        self._running = [threading.Lock() for _ in range(engine.instances)]
+        self._observing = threading.Lock()
         # Requests being served. With one, there is nobody to share a call with.
         self._present = 0
+        self._instance_init = instance_init if instance_init is not None else _nothing
+        self._loop_initialised = False
         self._model: Batcher[Task, bytes] = Batcher(
-            self._run,
+            [self._runner(instance) for instance in range(engine.instances)],
             policy,
             size=self._size,
             key=self._key,
-            thread_init=thread_init,
             observer=observer,
             name="model",
         )
@@ -175,29 +180,45 @@ class Servable:
 
     def _run_here(self, task: Task, start: float) -> bytes | None:
         """The answer to a lone task, made on this thread; None if the model's thread is at work after all."""
-        if not self._running.acquire(blocking=False):
+        running = self._running[0]
+        if not running.acquire(blocking=False):
             return None
         try:
-            (answer,) = self._run_locked([task])
+            if not self._loop_initialised:
+                self._instance_init(0)
+                self._loop_initialised = True
+            (answer,) = self._run_locked([task], 0)
         finally:
-            self._running.release()
+            running.release()
         if self._observer is not None:
             self._observer.ran(1, task[1].rows, 0.0, time.monotonic() - start)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _run(self, tasks: Sequence[Task]) -> list[bytes | Exception]:
-        with self._running:
-            return self._run_locked(tasks)
+    def _runner(self, instance: int) -> Callable[[Sequence[Task]], list[bytes | Exception]]:
+        """What an instance's thread calls for each batch."""
+        running = self._running[instance]
+        initialised = False
 
-    def _run_locked(self, tasks: Sequence[Task]) -> list[bytes | Exception]:
+        def run(tasks: Sequence[Task]) -> list[bytes | Exception]:
+            nonlocal initialised
+            if not initialised:
+                self._instance_init(instance)
+                initialised = True
+            with running:
+                return self._run_locked(tasks, instance)
+
+        return run
+
+    def _run_locked(self, tasks: Sequence[Task], instance: int) -> list[bytes | Exception]:
         start = time.monotonic()
-        results = self._engine.run([job for _, job in tasks])
+        results = self._engine.run([job for _, job in tasks], instance)
         end = time.monotonic()
         rows = sum([job.rows for _, job in tasks])
-        self._haste.observe(end - start, rows, end)
-        self._quick.observe(end - start, rows, end)
+        with self._observing:
+            self._haste.observe(end - start, rows, end)
+            self._quick.observe(end - start, rows, end)
         return [self._encode(request, result) for (request, _), result in zip(tasks, results, strict=True)]
 
     def _encode(self, request: Request, result: Any) -> bytes | Exception:
@@ -214,3 +235,7 @@ class Servable:
 
     def _key(self, task: Task) -> Hashable:
         return self._engine.key(task[1])
+
+
+def _nothing(instance: int) -> None:
+    pass
