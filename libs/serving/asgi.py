@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from libs.serving.call import Call, Handler, HttpHandler
+from libs.serving.call import Call, Handler, HttpHandler, Route
 from libs.serving.control import Control, configure_logging, tune_process
 from libs.serving.defects import defect
 from libs.serving.errors import Cancelled, DeadlineExceeded, Internal, ServingError, Unimplemented
@@ -24,7 +24,15 @@ from libs.serving.headers import Metadata, header_fields
 from libs.serving.health import SERVING, Health
 from libs.serving.inflight import InFlight, LiveCall
 from libs.serving.metrics import MethodStats, Metrics
-from libs.serving.plain_http import Event, PlainHttp, Receive, Scope, Send
+from libs.serving.plain_http import (
+    DEFAULT_TIMEOUT_S,
+    Event,
+    PlainHttp,
+    Receive,
+    Scope,
+    Send,
+    plain_failure,
+)
 from libs.serving.status import Code, encode_message, grpc_code, parse_timeout
 
 Hook = Callable[[], Awaitable[None]]
@@ -56,6 +64,8 @@ class GrpcApp:
     Args:
         handlers: by full method path, `/package.Service/Method`.
         http: by (HTTP method, path).
+        routes: more of plain HTTP, with patterns for paths and with errors of their own form.
+        http_timeout_s: bound of a plain HTTP request's time.
         max_message_bytes: bound of a request message, as sent and as decompressed, and of an HTTP body.
         on_startup: awaited before the server listens. If it raises, the server does not start; the text of a
             `ServingError`, `ValueError` or `OSError` is what the operator reads.
@@ -74,6 +84,8 @@ class GrpcApp:
         handlers: Mapping[str, Handler],
         http: Mapping[tuple[str, str], HttpHandler] | None = None,
         *,
+        routes: Sequence[Route] = (),
+        http_timeout_s: float = DEFAULT_TIMEOUT_S,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         on_startup: Hook | None = None,
         on_shutdown: Hook | None = None,
@@ -92,7 +104,8 @@ class GrpcApp:
             **self.health.http(),
             **(http or {}),
         }
-        self._http = PlainHttp(plain, self._methods, max_message_bytes)
+        served = [Route(method, path, handler, plain_failure) for (method, path), handler in plain.items()]
+        self._http = PlainHttp([*served, *routes], self._methods, max_message_bytes, http_timeout_s, clock)
         # Paths that callers make up must not become a time series each.
         self._unknown = (None, self.metrics.method(UNKNOWN_METHOD))
         self._max_message_bytes = max_message_bytes

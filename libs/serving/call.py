@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from libs.serving.errors import ServingError
+
 
 def never_cancelled() -> bool:
     """The `cancelled` of a call whose caller cannot go away."""
@@ -52,7 +54,9 @@ class HttpRequest:
         path: decoded path without the query.
         query: query string as sent, without `?`.
         headers: names in lower case; of a repeated name the values are joined by `,`.
-        body: whole body, within the server's message limit.
+        body: whole body, decompressed, within the server's message limit.
+        params: what stands in the path for the parts in braces of the route's.
+        deadline, cancelled: as in `Call`.
     """
 
     method: str
@@ -60,6 +64,13 @@ class HttpRequest:
     query: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    params: Mapping[str, str] = field(default_factory=dict)
+    deadline: float | None = None
+    cancelled: Callable[[], bool] = never_cancelled
+
+    def call(self) -> Call:
+        """This request for handlers that know no HTTP."""
+        return Call(self.path, self.headers, self.deadline, self.cancelled)
 
 
 @dataclass(slots=True)
@@ -74,3 +85,20 @@ class HttpResponse:
 
 HttpHandler = Callable[[HttpRequest], Awaitable[HttpResponse]]
 """Serves one (method, path) pair over plain HTTP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What serves one method of one path, or of a pattern of paths, over plain HTTP.
+
+    Attributes:
+        method: `GET`, `POST` and so on.
+        path: a part in braces stands for one segment of any text: `/models/{name}/ready`.
+        handler: fails by raising a `ServingError`.
+        fail: makes the answer of an error and its HTTP status.
+    """
+
+    method: str
+    path: str
+    handler: HttpHandler
+    fail: Callable[[int, ServingError], HttpResponse]

@@ -86,19 +86,35 @@ def _decompress(body: bytes, encoding: bytes | None, max_message_bytes: int) -> 
         raise Internal(
             "malformed gRPC frame: the compressed-flag is set, but grpc-encoding names no compression"
         )
+    try:
+        return inflate(memoryview(body)[HEADER_BYTES:], encoding, max_message_bytes)
+    except Unimplemented as error:
+        raise Unimplemented(f"grpc-encoding {error.message}") from None
+
+
+def inflate(data: bytes | memoryview, encoding: bytes, max_bytes: int) -> bytes:
+    """Decompressed data.
+
+    Args:
+        encoding: gzip or deflate.
+        max_bytes: bound of the result.
+
+    Raises:
+        Unimplemented: it is another encoding.
+        Internal: the data does not decompress.
+        ResourceExhausted: the result would be longer than allowed.
+    """
     window = _WINDOW_BITS.get(encoding)
     if window is None:
-        raise Unimplemented(
-            f"grpc-encoding {encoding.decode('latin-1')!r} is not supported: expected gzip or deflate"
-        )
+        raise Unimplemented(f"{encoding.decode('latin-1')!r} is not supported: expected gzip or deflate")
     inflater = zlib.decompressobj(window)
     try:
         # One byte over the bound is enough to know: a bomb costs no more memory than an honest message.
-        message = inflater.decompress(memoryview(body)[HEADER_BYTES:], max_message_bytes + 1)
+        message = inflater.decompress(data, max_bytes + 1)
     except zlib.error as error:
         raise Internal(f"the message does not decompress as {encoding.decode()}: {error}") from None
-    if len(message) > max_message_bytes:
-        raise _too_large(None, max_message_bytes)
+    if len(message) > max_bytes:
+        raise _too_large(None, max_bytes)
     if not inflater.eof:
         raise Internal(f"the message does not decompress as {encoding.decode()}: the data is cut short")
     if inflater.unused_data:

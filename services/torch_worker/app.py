@@ -1,4 +1,4 @@
-"""The worker's ASGI application: Seldon's gRPC methods, health and metrics over one model engine.
+"""The worker's ASGI application: all protocols, health and metrics over one model.
 
 Imported by the serving process, which finds its WorkerConfig as JSON in the environment variable
 CONFIG_VARIABLE.
@@ -12,9 +12,10 @@ import os
 import sys
 
 from libs.serving.asgi import GrpcApp
+from libs.serving.health import Health
 from libs.serving.metrics import Metrics
 from services.torch_worker.config import CONFIG_VARIABLE, WorkerConfig
-from services.torch_worker.protocols.seldon_grpc import SeldonGrpc
+from services.torch_worker.protocols.protocols import Protocols
 from services.torch_worker.serving.assembly import Assembler
 from services.torch_worker.serving.repository import Repository
 
@@ -30,8 +31,12 @@ class Worker:
         self._repository = Repository(config.model_name)
         metrics = Metrics({"model": config.model_name, "device": config.device})
         self._assembler = Assembler(config, metrics)
+        health = Health()
+        protocols = Protocols(self._repository, health)
         self.app = GrpcApp(
-            SeldonGrpc(self._repository).handlers(),
+            protocols.handlers(),
+            routes=protocols.routes(),
+            health=health,
             max_message_bytes=config.max_message_bytes,
             on_startup=self._start,
             on_shutdown=self._stop,
