@@ -30,7 +30,8 @@ from services.torch_worker.execution.tensors import (
     same,
     split,
 )
-from services.torch_worker.model.hooks import Hooks, failure
+from services.torch_worker.model.failures import failure
+from services.torch_worker.model.hooks import Hooks
 
 log = logging.getLogger(__name__)
 

@@ -1,28 +1,27 @@
-"""Hooks of processor.py: preprocess(x, **kwargs), run_model(model, x, **kwargs), postprocess(x, **kwargs)."""
+"""Hooks of processor.py: preprocess(x, **kwargs), run_model(model, x, **kwargs), postprocess(x, **kwargs), and the
+batched preprocess_batch(xs, **kwargs), postprocess_batch(xs, **kwargs).
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
-import logging
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from libs.serving.errors import Internal, InvalidArgument, ResourceExhausted, ServingError
 from services.torch_worker.config import ConfigError
+from services.torch_worker.model.failures import place_in
 from services.torch_worker.model.folder import ModelFolder
-
-log = logging.getLogger(__name__)
 
 Hook = Callable[..., Any]
 
 # The name under which pickles and other files of the folder may import processor.py.
 PROCESSOR_MODULE = "processor"
+_NAMES = ("preprocess", "preprocess_batch", "run_model", "postprocess", "postprocess_batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,8 @@ class Hooks:
         model_takes_tags: whether tags may become keyword arguments of the model; False when there is a
             run_model of any kind, which decides that itself.
         postprocess: from the model's output to the answer (array or nested list, str, bytes, dict).
+        preprocess_batch, postprocess_batch: the same for several requests at a time: a list in, a list of as many out,
+            or an array or tensor with one row for each.
         class_names: `data.names` of two- and more-dimensional answers, where processor.py sets a list of that
             name.
     """
@@ -44,6 +45,18 @@ class Hooks:
     postprocess: Hook | None = None
     class_names: tuple[str, ...] | None = None
     model_takes_tags: bool = True
+    preprocess_batch: Hook | None = None
+    postprocess_batch: Hook | None = None
+
+    @property
+    def preprocesses(self) -> bool:
+        """Whether there is a hook before the model."""
+        return self.preprocess is not None or self.preprocess_batch is not None
+
+    @property
+    def postprocesses(self) -> bool:
+        """Whether there is a hook after the model."""
+        return self.postprocess is not None or self.postprocess_batch is not None
 
 
 def load_hooks(folder: ModelFolder) -> Hooks:
@@ -68,7 +81,7 @@ def load_hooks(folder: ModelFolder) -> Hooks:
         raise ConfigError(f"{file}: cannot be imported: {type(error).__name__}: {error} ({where})") from error
 
     found: dict[str, Hook | None] = {}
-    for name in ("preprocess", "run_model", "postprocess"):
+    for name in _NAMES:
         hook = getattr(module, name, None)
         if hook is not None and not callable(hook):
             raise ConfigError(f"{file}: {name} must be a function, it is a {type(hook).__name__}")
@@ -85,6 +98,8 @@ def load_hooks(folder: ModelFolder) -> Hooks:
         postprocess=found["postprocess"],
         class_names=None if names is None else tuple(names),
         model_takes_tags=takes_tags,
+        preprocess_batch=found["preprocess_batch"],
+        postprocess_batch=found["postprocess_batch"],
     )
 
 
@@ -107,35 +122,3 @@ def is_plain_call(hook: Hook) -> bool:
         and mine.co_kwonlyargcount == 0
         and bool(mine.co_flags & inspect.CO_VARKEYWORDS)
     )
-
-
-def place_in(folder: Path, error: BaseException) -> str | None:
-    """`file line N` of the innermost frame of the traceback that lies in folder; None when there is none."""
-    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).parent == folder:
-        return f"{Path(error.filename).name} line {error.lineno}"
-    place = None
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        file = Path(frame.f_code.co_filename)
-        if file.is_relative_to(folder):
-            place = f"{file.relative_to(folder)} line {line}"
-    return place
-
-
-def failure(stage: str, error: BaseException, folder: Path) -> ServingError:
-    """The error a caller sees when code of the folder (a hook, the model) raised; the traceback is logged.
-
-    A ValueError in preprocess is the caller's fault: INVALID_ARGUMENT. Memory that ran out:
-    RESOURCE_EXHAUSTED. The rest is INTERNAL. The message names the stage, the exception and the line in the
-    folder.
-    """
-    if isinstance(error, ServingError):
-        return error
-    place = place_in(folder, error)
-    text = f"{stage} raised {type(error).__name__}: {error}" + (f" ({place})" if place else "")
-    if stage == "preprocess" and isinstance(error, ValueError):
-        log.info("request refused: %s", text, exc_info=error)
-        return InvalidArgument(text)
-    log.error("%s", text, exc_info=error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return ResourceExhausted(text)
-    return Internal(text)

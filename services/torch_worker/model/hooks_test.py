@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from libs.serving.errors import Internal, InvalidArgument, ResourceExhausted
 from services.torch_worker.config import ConfigError
 from services.torch_worker.model.folder import ModelFolder
-from services.torch_worker.model.hooks import Hooks, failure, is_plain_call, load_hooks, place_in
+from services.torch_worker.model.hooks import Hooks, is_plain_call, load_hooks
 from services.torch_worker.model.loading import enter_folder
 from services.torch_worker.model.model_config import ModelConfig
 from services.torch_worker.testing import kept_process_state
@@ -53,6 +52,7 @@ def test_hooks_are_optional_and_may_be_imported(tmp_path: Path) -> None:
     assert hooks.preprocess is not None and hooks.preprocess(1) == 2
     assert hooks.postprocess is not None and hooks.postprocess(1) == -1
     assert hooks.class_names == ("a", "b")
+    assert hooks.preprocess_batch is None and hooks.preprocesses and hooks.postprocesses
     assert hooks.model_takes_tags
 
 
@@ -96,6 +96,7 @@ def test_plain_calls(source: str, plain: bool) -> None:
         ("def preprocess(x:\n", r"SyntaxError.*\(processor\.py line 1\)"),
         ("import sys\nsys.exit(3)\n", r"SystemExit: 3 \(processor\.py line 2\)"),
         ("preprocess = 3\n", "preprocess must be a function, it is a int"),
+        ("postprocess_batch = []\n", "postprocess_batch must be a function, it is a list"),
         ("class_names = 'ab'\n", "class_names must be a list of strings"),
     ],
 )
@@ -104,40 +105,8 @@ def test_a_processor_that_cannot_be_used_says_why(tmp_path: Path, source: str, m
         load(tmp_path, source)
 
 
-def test_places_and_codes_of_failures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    hooks = load(
-        tmp_path,
-        """
-        from helper import deep
-        def preprocess(x, **kwargs):
-            deep(x)
-        """,
-        helper="def deep(x):\n\n    raise x\n",
-    )
-    assert hooks.preprocess is not None
-
-    def caught(error: BaseException) -> BaseException:
-        assert hooks.preprocess is not None
-        with pytest.raises(type(error)) as info:
-            hooks.preprocess(error)
-        return info.value
-
-    assert place_in(tmp_path, caught(KeyError("k"))) == "helper.py line 3"
-    bad = failure("preprocess", caught(ValueError("too short")), tmp_path)
-    assert isinstance(bad, InvalidArgument)
-    assert bad.message == "preprocess raised ValueError: too short (helper.py line 3)"
-    other = failure("preprocess", caught(KeyError("k")), tmp_path)
-    assert isinstance(other, Internal)
-    assert other.message == "preprocess raised KeyError: 'k' (helper.py line 3)"
-    assert "Traceback" in caplog.text and "helper.py" in caplog.text
-    assert isinstance(failure("postprocess", caught(ValueError("v")), tmp_path), Internal)
-    assert isinstance(failure("run_model", caught(MemoryError()), tmp_path), ResourceExhausted)
-    mine = InvalidArgument("as it is")
-    assert failure("postprocess", mine, tmp_path) is mine
-
-
-def test_no_place_outside_the_folder(tmp_path: Path) -> None:
-    try:
-        int("x")
-    except ValueError as error:
-        assert place_in(tmp_path, error) is None
+def test_batched_hooks_count_as_hooks(tmp_path: Path) -> None:
+    hooks = load(tmp_path, "def preprocess_batch(xs, **kwargs):\n    return [x + 1 for x in xs]\n")
+    assert hooks.preprocess is None and hooks.preprocess_batch is not None
+    assert hooks.preprocess_batch([1, 2]) == [2, 3]
+    assert hooks.preprocesses and not hooks.postprocesses
