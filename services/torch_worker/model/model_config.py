@@ -5,21 +5,65 @@ A flag on the command line wins over config.toml.
 
 from __future__ import annotations
 
-import re
-import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.torch_worker.config import ConfigError
+from services.torch_worker.model import config_values as value
+from services.torch_worker.model.toml_text import Parser, TomlText
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A declared input or output, [[inputs]] or [[outputs]]: what KServe's metadata says of it.
+
+    Attributes:
+        name: in KServe's protocol.
+        datatype: KServe's name of the element type, such as "FP32" (config.toml may also say "float32").
+        shape: with the dimension of the rows; -1 for any size.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupConfig:
+    """Table [warmup]: what runs through the model before it is ready.
+
+    Attributes:
+        files: recorded inputs in the folder.
+        rows: batch sizes that are run.
+    """
+
+    files: tuple[str, ...] = ()
+    rows: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True, slots=True)
+class PaddingConfig:
+    """Table [padding]: inputs that differ in length alone may share a call once they are filled up to one length.
+
+    Attributes:
+        multiple_of: lengths are rounded up to a multiple of it.
+        value: what is filled in.
+        mask: parameter of the model's forward that gets the mask of what is real; None: it gets none.
+    """
+
+    multiple_of: int = 1
+    value: float = 0.0
+    mask: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Table [model] of config.toml; None: not said.
+    """config.toml: the fields of its table [model], then its other tables. None: not said.
 
     Attributes:
+        file: the model file, where the folder holds several.
+        class_name: of the Seldon-style class that is the model: "MyModel" in MyModel.py, or "my_module.MyModel".
         batchable: True: requests may share a model call, also through a custom run_model; False: never; None
             (not said): they share it unless there is a custom run_model or the first shared call gives other
             answers.
@@ -31,8 +75,14 @@ class ModelConfig:
         autocast: "bfloat16" or "float16": floating operators run in that type where torch deems it safe.
         compile: mode of torch.compile ("default", "reduce-overhead", "max-autotune").
         cuda_graphs: whether to record the model call of each preferred batch size as a CUDA graph.
+        parameters: table [parameters]: keyword arguments of build_model or of the class.
+        inputs, outputs: declared tensors, in order; empty where none are declared.
+        warmup: table [warmup].
+        padding: table [padding].
     """
 
+    file: str | None = None
+    class_name: str | None = None
     batchable: bool | None = None
     max_batch_size: int | None = None
     max_delay_ms: float | None = None
@@ -42,61 +92,39 @@ class ModelConfig:
     autocast: str | None = None
     compile: str | None = None
     cuda_graphs: bool | None = None
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("expected true or false")
-    return value
-
-
-def _rows(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
-        raise ValueError("expected a whole number of rows from 1 to 1000000")
-    return value
-
-
-def _milliseconds(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 10_000:
-        raise ValueError("expected milliseconds from 0 to 10000")
-    return float(value)
-
-
-def _sizes(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list) or not value:
-        raise ValueError("expected a list of rows, such as [8, 16, 32]")
-    return tuple(sorted({_rows(size) for size in value}))
-
-
-def _count(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
-        raise ValueError("expected a whole number from 1 to 1024")
-    return value
-
-
-def _one_of(*choices: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if value not in choices:
-            raise ValueError(f"expected one of {', '.join(choices)}")
-        return str(value)
-
-    return parse
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    warmup: WarmupConfig | None = None
+    padding: PaddingConfig | None = None
 
 
 AUTOCAST_TYPES = ("bfloat16", "float16")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
-_MODEL_FIELDS: Mapping[str, Callable[[object], Any]] = {
-    "batchable": _flag,
-    "max_batch_size": _rows,
-    "max_delay_ms": _milliseconds,
-    "preferred_batch_sizes": _sizes,
-    "instances": _count,
-    "threads": _count,
-    "autocast": _one_of(*AUTOCAST_TYPES),
-    "compile": _one_of(*COMPILE_MODES),
-    "cuda_graphs": _flag,
+_COUNT = value.number(1, 1024)
+
+_MODEL: Mapping[str, Parser] = {
+    "file": value.file,
+    "class": value.class_path,
+    "batchable": value.flag,
+    "max_batch_size": value.rows,
+    "max_delay_ms": value.milliseconds,
+    "preferred_batch_sizes": value.sizes,
+    "instances": _COUNT,
+    "threads": _COUNT,
+    "autocast": value.one_of(*AUTOCAST_TYPES),
+    "compile": value.one_of(*COMPILE_MODES),
+    "cuda_graphs": value.flag,
 }
+_TENSOR: Mapping[str, Parser] = {"name": value.text, "dtype": value.datatype, "shape": value.shape}
+_WARMUP: Mapping[str, Parser] = {"files": value.files, "rows": value.sizes}
+_PADDING: Mapping[str, Parser] = {
+    "multiple_of": value.number(1, 1_000_000),
+    "value": value.real,
+    "mask": value.identifier,
+}
+_TABLES = ("[model]", "[parameters]", "[[inputs]]", "[[outputs]]", "[warmup]", "[padding]")
 
 
 def parse_model_config(text: str, source: Path) -> ModelConfig:
@@ -105,42 +133,32 @@ def parse_model_config(text: str, source: Path) -> ModelConfig:
     Raises:
         ConfigError: with the file, the line and the field, and what was expected there.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}") from error
-
-    def fail(table: str, key: str | None, problem: str) -> ConfigError:
-        field = table if key is None else f"{table}.{key}"
-        return ConfigError(f"{source}:{_line_of(text, table, key)}: {field}: {problem}")
-
-    for name in document:
-        if name != "model":
-            raise fail(name, None, "unknown; the only table is [model]")
-    table = document.get("model", {})
-    if not isinstance(table, dict):
-        raise fail("model", None, "expected a table, [model]")
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        parse = _MODEL_FIELDS.get(key)
-        if parse is None:
-            raise fail("model", key, f"unknown field; known are {', '.join(_MODEL_FIELDS)}")
-        try:
-            values[key] = parse(value)
-        except ValueError as error:
-            raise fail("model", key, f"{error}, got {value!r}") from error
-    return ModelConfig(**values)
+    document = TomlText.parse(text, source)
+    for name in document.values:
+        if name not in [table.strip("[]") for table in _TABLES]:
+            raise document.error(name, None, f"unknown; there are the tables {', '.join(_TABLES)}")
+    model = document.fields("model", _MODEL)
+    class_name = model.pop("class", None)
+    parameters = document.values.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise document.error("parameters", None, "expected a table, [parameters]")
+    warmup = document.fields("warmup", _WARMUP)
+    padding = document.fields("padding", _PADDING)
+    return ModelConfig(
+        **model,
+        class_name=class_name,
+        parameters=parameters,
+        inputs=_tensors(document, "inputs"),
+        outputs=_tensors(document, "outputs"),
+        warmup=WarmupConfig(**warmup) if "warmup" in document.values else None,
+        padding=PaddingConfig(**padding) if "padding" in document.values else None,
+    )
 
 
-def _line_of(text: str, table: str, key: str | None) -> int:
-    """Line of a key (or of its table's header), 1-based; tomllib keeps no positions, so it is looked up in
-    the text.
-    """
-    header = re.compile(rf"\s*\[\s*{re.escape(table)}\s*\]")
-    wanted = re.compile(rf"""\s*(?:{re.escape(table)}\s*\.\s*)?["']?{re.escape(key or table)}["']?\s*[=.]""")
-    lines = text.splitlines()
-    table_line = next((n for n, line in enumerate(lines, 1) if header.match(line)), None)
-    if key is None and table_line is not None:
-        return table_line
-    start = table_line or 1
-    return next((n for n, line in enumerate(lines[start - 1 :], start) if wanted.match(line)), start)
+def _tensors(document: TomlText, table: str) -> tuple[TensorSpec, ...]:
+    found: list[TensorSpec] = []
+    for index, fields in enumerate(document.each(table, _TENSOR)):
+        if fields["name"] in [spec.name for spec in found]:
+            raise document.error(table, "name", f"{fields['name']!r} is there twice", index)
+        found.append(TensorSpec(fields["name"], fields["dtype"], fields["shape"]))
+    return tuple(found)
