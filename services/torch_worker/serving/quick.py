@@ -1,8 +1,7 @@
-"""Whether a model is so quick that a lone request may run on the event loop's own thread.
+"""Whether a model is so quick that its calls may run on the event loop's own thread; see `turn`.
 
-Handing a request to the model's thread and its answer back costs two thread switches, about as much as a tiny
-model's whole call; a request that is alone gains nothing from the hand-off. The price is that the loop stands
-still meanwhile, so only models that were seen to be quick, again and again, are run there.
+The price is that the loop stands still meanwhile, so only models that were seen to be quick, again and again, are run
+there.
 """
 
 from __future__ import annotations

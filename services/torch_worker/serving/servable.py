@@ -8,7 +8,6 @@ joins jobs of one key into a model call and encodes the answers, all on the mode
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -21,6 +20,7 @@ from libs.serving.errors import DeadlineExceeded, ServingError
 from services.torch_worker.execution.engine import Engine, Job
 from services.torch_worker.serving.haste import Haste
 from services.torch_worker.serving.quick import Quick
+from services.torch_worker.serving.turn import Turn
 
 # Requests that a hook thread takes at a time: with more, one thread would run slow hooks one after the other
 # while its neighbour sleeps.
@@ -60,7 +60,7 @@ class Servable:
             calling thread.
         instance_init: called first on each thread that runs the model, with the number of the instance that it
             runs.
-        inline: whether a lone request to a quick model may run on the event loop's thread; see `quick`. Not
+        inline: whether calls of a quick model may run on the event loop's thread; see `quick` and `turn`. Not
             for folders with hooks, which may wait for something.
         observer: told about the model's batches.
         hook_observer: told about preprocess's groups.
@@ -87,7 +87,7 @@ class Servable:
         # Held while an instance runs: the event loop's thread and the instance's own never run it together.
         self._running = [threading.Lock() for _ in range(engine.instances)]
         self._observing = threading.Lock()
-        # Requests being served. With one, there is nobody to share a call with.
+        # Requests being served.
         self._present = 0
         self._instance_init = instance_init if instance_init is not None else _nothing
         self._loop_initialised = False
@@ -98,6 +98,13 @@ class Servable:
             key=self._key,
             observer=observer,
             name="model",
+        )
+        self._turn: Turn[Task, bytes] = Turn(
+            self._run_here,
+            max_rows=policy.max_batch_size,
+            max_waiting_rows=policy.max_queue_rows,
+            clock=time.monotonic,
+            dropped=self._dropped,
         )
         self._hooks: Batcher[Request, Job] | None = None
         if engine.preprocesses:
@@ -115,7 +122,7 @@ class Servable:
     @property
     def queued_rows(self) -> int:
         """Rows that wait for the model."""
-        return self._model.queued_rows
+        return self._model.queued_rows + self._turn.rows
 
     @property
     def in_flight(self) -> int:
@@ -153,12 +160,11 @@ class Servable:
                     f"the deadline is in {max(left, 0) * 1e3:.0f} ms and the model takes "
                     f"{needed * 1e3:.0f} ms or more, so it was not run"
                 )
-        if self._inline and self._present == 1 and self._quick.allows(job.rows, now):
-            await asyncio.sleep(0)  # lets those that came in the same turn of the loop be counted
-            if self._present == 1:
-                answer = self._run_here((request, job), now)
-                if answer is not None:
-                    return answer
+        if self._inline and self._quick.allows(job.rows, now):
+            task = (request, job)
+            return await self._turn.submit(
+                task, self._size(task), self._key(task), start_by, call.cancelled, now
+            )
         return await self._model.submit(
             (request, job), deadline=start_by, cancelled=call.cancelled, priority=request.priority
         )
@@ -178,23 +184,22 @@ class Servable:
         except ServingError as error:
             return error
 
-    def _run_here(self, task: Task, start: float) -> bytes | None:
-        """The answer to a lone task, made on this thread; None if the model's thread is at work after all."""
-        running = self._running[0]
-        if not running.acquire(blocking=False):
-            return None
-        try:
+    def _run_here(self, tasks: Sequence[Task], waited_s: float) -> list[bytes | Exception]:
+        """Answers made on the event loop's thread."""
+        start = time.monotonic()
+        with self._running[0]:
             if not self._loop_initialised:
                 self._instance_init(0)
                 self._loop_initialised = True
-            (answer,) = self._run_locked([task], 0)
-        finally:
-            running.release()
+            answers = self._run_locked(tasks, 0)
         if self._observer is not None:
-            self._observer.ran(1, task[1].rows, 0.0, time.monotonic() - start)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+            rows = sum([job.rows for _, job in tasks])
+            self._observer.ran(len(tasks), rows, waited_s, time.monotonic() - start)
+        return answers
+
+    def _dropped(self, reason: str, items: int) -> None:
+        if self._observer is not None:
+            self._observer.dropped(reason, items)
 
     def _runner(self, instance: int) -> Callable[[Sequence[Task]], list[bytes | Exception]]:
         """What an instance's thread calls for each batch."""

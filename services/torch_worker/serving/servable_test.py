@@ -201,12 +201,14 @@ async def test_once_a_second_a_late_request_runs_all_the_same() -> None:
     assert model.calls == [1] * 24
 
 
-async def test_a_lone_request_to_a_quick_model_runs_on_the_loops_thread() -> None:
+async def test_calls_of_a_quick_model_run_on_the_loops_thread_and_are_shared() -> None:
     threads: list[str] = []
+    sizes: list[int] = []
 
     class Where(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             threads.append(threading.current_thread().name)
+            sizes.append(len(x))
             return x
 
     async with served(Where(), inline=True) as service:
@@ -215,12 +217,14 @@ async def test_a_lone_request_to_a_quick_model_runs_on_the_loops_thread() -> Non
         here = threading.current_thread().name
         assert threads[0] == "model-0" and threads.count(here) > 100
         threads.clear()
+        sizes.clear()
         answers = await asyncio.gather(*(ask(service, TENSOR, np.full((1, 2), n)) for n in range(50)))
         assert [a.payload[0, 0] for a in answers] == list(range(50))
-        assert set(threads) == {"model-0"}
+        assert set(threads) == {here}
+        assert sum(sizes) == 50 and len(sizes) < 10
 
 
-async def test_errors_of_lone_requests_come_through() -> None:
+async def test_errors_of_a_quick_model_come_through() -> None:
     class Picky(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             assert x[0, 0] >= 0
