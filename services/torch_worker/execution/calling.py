@@ -120,7 +120,7 @@ class ModelCaller:
         """
         needs_cast = self._needs_cast.get(x.dtype)
         if needs_cast is None:
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(Exception):  # recurrent layers raise a ValueError
                 output = self.model(x, **model_kwargs)
                 self._needs_cast[x.dtype] = False
                 return output

@@ -16,6 +16,7 @@ from services.torch_worker.execution.cores import hook_threads, model_threads, u
 from services.torch_worker.execution.devices import resolve_devices
 from services.torch_worker.execution.engine import Engine
 from services.torch_worker.execution.instances import copies
+from services.torch_worker.execution.warmup import WarmUp, on_own_thread, warm_up
 from services.torch_worker.model.folder import open_folder
 from services.torch_worker.model.hooks import load_hooks
 from services.torch_worker.model.loading import enter_folder, load_model
@@ -42,12 +43,14 @@ class Assembler:
     def __init__(self, config: WorkerConfig, metrics: Metrics) -> None:
         self._config = config
         self._metrics = metrics
+        # Chosen for the first version; later ones are loaded while that one serves, which would spoil the measurement.
+        self._threads: int | None = None
 
     def load(self, path: Path) -> Servable:
-        """The servable of the model folder at path, ready to answer.
+        """The servable of the model folder at path, warm and ready to answer.
 
         Raises:
-            ConfigError: something is missing or wrong; says what.
+            ConfigError: something is missing or wrong, or a recorded request cannot be answered; says what.
         """
         config = self._config
         cores = usable_cores()
@@ -55,9 +58,6 @@ class Assembler:
         folder = open_folder(path)
         enter_folder(folder)
         each = config.instances or folder.config.instances or 1
-        instances = each * len(devices)
-        threads = config.threads or folder.config.threads or model_threads(cores, instances)
-        torch.set_num_threads(threads)
         hooks = load_hooks(folder)
         models = copies(load_model(folder, devices[0]), devices, each)
         callers = [
@@ -65,14 +65,32 @@ class Assembler:
         ]
         engine = Engine(callers, hooks, folder=folder.path, batchable=folder.config.batchable)
         policy = policy_of(config, folder.config)
+        wanted = config.threads if config.threads is not None else folder.config.threads
+        warmth = on_own_thread(
+            partial(
+                warm_up,
+                engine,
+                callers,
+                [],
+                WarmUp(instances=len(callers), max_rows=policy.max_batch_size),
+                cores=cores,
+                threads=wanted
+                or self._threads
+                or (model_threads(cores) if devices[0].type == "cuda" else None),
+                alone=hooks.run_model is not None,
+            )
+        )
+        self._threads = threads = warmth.threads or model_threads(cores, len(callers))
+        set_threads = partial(torch.set_num_threads, threads)
+        set_threads()
         name = config.model_name
         stats = self._metrics.batcher(name)
         servable = Servable(
             engine,
             policy,
             hook_threads=hook_threads(config.hook_threads, cores),
-            thread_init=partial(torch.set_num_threads, threads),
-            instance_init=lambda _: torch.set_num_threads(threads),
+            thread_init=set_threads,
+            instance_init=lambda _: set_threads(),
             inline=engine.only_model,
             observer=stats,
             hook_observer=self._metrics.batcher(f"{name}/preprocess") if engine.preprocesses else None,
@@ -82,7 +100,7 @@ class Assembler:
             "loaded %s on %s: %d instances, %d threads a call, batches of up to %d rows, delay %g ms, queue %d rows",
             name,
             config.device,
-            instances,
+            len(callers),
             threads,
             policy.max_batch_size,
             policy.max_delay_ms,
