@@ -21,15 +21,8 @@ import torch
 from libs.serving.errors import Internal, InvalidArgument, ServingError
 from services.torch_worker.execution.arguments import tag_selector
 from services.torch_worker.execution.calling import ModelCaller
-from services.torch_worker.execution.tensors import (
-    NotSplittableError,
-    join,
-    perturbed,
-    plain,
-    plain_parts,
-    same,
-    split,
-)
+from services.torch_worker.execution.compare import perturbed, same
+from services.torch_worker.execution.tensors import NotSplittableError, join, plain, plain_parts, split
 from services.torch_worker.model.failures import failure
 from services.torch_worker.model.hooks import Hooks
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -81,12 +79,16 @@ def copied(value: Any) -> Any:
         return value.copy()
     if isinstance(value, torch.Tensor):
         return value.clone()
-    if type(value) is dict:
-        return {key: copied(item) for key, item in value.items()}
-    if type(value) is list:
+    if isinstance(value, dict):
+        twin = copy.copy(value)
+        for key, item in value.items():
+            twin[key] = copied(item)
+        return twin
+    if isinstance(value, list):
         # A long list of numbers, as JSON brings them, is copied whole.
         flat = not value or isinstance(value[0], int | float | str)
         return list(value) if flat else [copied(item) for item in value]
-    if type(value) is tuple:
-        return tuple(copied(item) for item in value)
+    if isinstance(value, tuple):
+        items = [copied(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value

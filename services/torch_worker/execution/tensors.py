@@ -4,6 +4,7 @@ output.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,11 +38,15 @@ def join(inputs: Sequence[Any], dtype: np.dtype[Any] | None = None) -> Any:
     return torch.from_numpy(np.concatenate(inputs, dtype=dtype, casting="same_kind"))
 
 
+# What a list has one of for each row: text, a number.
+_SINGLE = (str, bytes, int, float)
+
+
 def split(output: Any, rows: Sequence[int]) -> list[Any]:
     """Divide a batch's output among requests of so many rows each.
 
-    A tensor (or array) is cut along dimension 0; lists, tuples and dicts of them are cut inside, each request
-    getting the same structure. The parts are views.
+    A tensor (or array) is cut along dimension 0; lists, tuples, dicts and dataclasses of them are cut inside, each
+    request getting the same structure. A list of strings or numbers has one for each row. The parts are views.
 
     Raises:
         NotSplittableError: some part of the output has no row for each of the batch's rows.
@@ -53,14 +58,11 @@ def split(output: Any, rows: Sequence[int]) -> list[Any]:
                 f"the model answered {total} rows with shape {tuple(output.shape)}, dimension 0 is not "
                 "their number"
             )
-        if isinstance(output, torch.Tensor):
-            return list(torch.split(output, list(rows)))
-        parts = []
-        start = 0
-        for n in rows:
-            parts.append(output[start : start + n])
-            start += n
-        return parts
+        return (
+            list(torch.split(output, list(rows)))
+            if isinstance(output, torch.Tensor)
+            else _slices(output, rows)
+        )
     if isinstance(output, dict) and output:
         columns = [split(value, rows) for value in output.values()]
         rebuilt = [dict(zip(output, parts, strict=True)) for parts in zip(*columns, strict=True)]
@@ -72,6 +74,17 @@ def split(output: Any, rows: Sequence[int]) -> list[Any]:
             raise NotSplittableError(
                 f"a {type(output).__name__} cannot be made of its items: {error}"
             ) from error
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        fields = {
+            field.name: getattr(output, field.name) for field in dataclasses.fields(output) if field.init
+        }
+        return [dataclasses.replace(output, **part) for part in split(fields, rows)]
+    if isinstance(output, list) and output and all(isinstance(v, _SINGLE) for v in output):
+        if len(output) != sum(rows):
+            raise NotSplittableError(
+                f"the model answered {sum(rows)} rows with a list of {len(output)} values"
+            )
+        return _slices(output, rows)
     if isinstance(output, list | tuple) and output:
         per_part = [split(value, rows) for value in output]
         if hasattr(output, "_fields"):
@@ -80,6 +93,15 @@ def split(output: Any, rows: Sequence[int]) -> list[Any]:
     raise NotSplittableError(
         f"the model answered with a {type(output).__name__}, empty or not of tensors, so it has no rows"
     )
+
+
+def _slices(sequence: Any, rows: Sequence[int]) -> list[Any]:
+    parts = []
+    start = 0
+    for n in rows:
+        parts.append(sequence[start : start + n])
+        start += n
+    return parts
 
 
 def pad_rows(inputs: Sequence[Any], rows: int) -> list[Any]:
@@ -129,6 +151,8 @@ def to_numpy(output: Any) -> Any:
         return tensor.resolve_conj().resolve_neg().numpy()
     if isinstance(output, dict):
         return {key: to_numpy(value) for key, value in output.items()}
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return {field.name: to_numpy(getattr(output, field.name)) for field in dataclasses.fields(output)}
     if isinstance(output, list | tuple):
         return [to_numpy(value) for value in output]
     return output
@@ -138,8 +162,8 @@ def plain(output: Any) -> Any:
     """The default postprocess: arrays stay arrays, a list of equal arrays becomes one array with a new first
     dimension.
 
-    Lists of other things become nested lists, dicts keep their keys with plain lists as values (they are
-    answered as JSON), everything else stays as it is.
+    Lists of other things become nested lists, dicts (and dataclasses, by field) keep their keys with plain lists as
+    values (they are answered as JSON), everything else stays as it is.
     """
     output = to_numpy(output)
     if isinstance(output, list) and output and all(isinstance(v, np.ndarray) for v in output):
@@ -185,51 +209,8 @@ def listed(output: Any) -> Any:
         return to_numpy(output).tolist()
     if isinstance(output, dict):
         return {key: listed(value) for key, value in output.items()}
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return listed(to_numpy(output))
     if isinstance(output, list | tuple):
         return [listed(value) for value in output]
     return output
-
-
-def perturbed(data: Any) -> Any:
-    """An array or tensor of the same type, dtype and shape with other values, the same ones every time.
-
-    Values move towards zero, by unequal shares, so that ids stay within the tables that they point into; where
-    that changes nothing, zeros become 0.25 (integers 1).
-    """
-    tensor = torch.from_numpy(np.array(data, order="C")) if isinstance(data, np.ndarray) else data
-    if tensor.dtype is torch.bool:
-        changed = ~tensor
-    else:
-        shares = torch.linspace(0.25, 0.75, tensor.numel(), dtype=torch.float64, device=tensor.device)
-        wide = tensor if tensor.is_complex() else tensor.double()
-        changed = (wide.nan_to_num() * shares.reshape(tensor.shape)).to(tensor.dtype)
-        if torch.equal(changed, tensor):
-            changed = torch.full_like(tensor, 0.25 if tensor.is_floating_point() else 1)
-    return changed.numpy() if isinstance(data, np.ndarray) else changed
-
-
-def same(left: Any, right: Any) -> bool:
-    """Whether two outputs have one structure, equal shapes, and values that differ by no more than rounding
-    does.
-
-    Rounding: a batched product adds in another order than a single one; the tolerance is relative to the
-    largest value, 1e-3 for float32 and wider, 2e-2 for half precision.
-    """
-    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
-        if left.shape != right.shape or left.dtype != right.dtype:
-            return False
-        if left.numel() == 0:
-            return True
-        if not left.is_floating_point():
-            # Integer answers (argmax, token ids) may flip on a tie within rounding; a few may, most must not.
-            return bool((left == right).float().mean() > 0.9)
-        tolerance = 2e-2 if left.dtype.itemsize < 4 else 1e-3
-        scale = float(right.detach().abs().nan_to_num(posinf=0.0).max())
-        return torch.allclose(
-            left.double(), right.double(), rtol=tolerance, atol=tolerance * min(scale, 1.0), equal_nan=True
-        )
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
-    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
-        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
-    return type(left) is type(right) and bool(left == right)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from services.torch_worker.execution.tensors import (
     pad_rows,
     plain,
     plain_parts,
-    same,
     split,
     to_numpy,
 )
@@ -149,22 +149,6 @@ def test_plain() -> None:
     assert to_numpy([torch.zeros(1), 3])[1] == 3
 
 
-def test_same_allows_rounding_only() -> None:
-    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
-    assert same(x, x * (1 + 1e-6))
-    assert not same(x, x * 1.01)
-    assert same(x.half(), x.half() * 1.002)
-    assert not same(x, x.double()) and not same(x, x[:3])
-    assert same([x, {"a": x}], [x, {"a": x.clone()}])
-    assert not same([x], [x, x]) and not same({"a": x}, {"b": x})
-    nan = torch.tensor([float("nan"), float("inf")])
-    assert same(nan, nan.clone())
-    labels = torch.arange(20)
-    assert same(labels, labels.clone()) and not same(labels, labels.flip(0))
-    assert same(torch.zeros(0, 2), torch.zeros(0, 2))
-    assert same("a", "a") and not same("a", 1)
-
-
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
 def test_rows_are_filled_up_with_the_last_row_and_cut_again(kind: Any) -> None:
     inputs = [kind([[1.0, 2.0]]), kind([[3.0, 4.0], [5.0, 6.0]])]
@@ -187,4 +171,26 @@ def test_inputs_with_names_are_joined_and_filled_up_name_by_name() -> None:
     one = {"ids": np.array([[1], [2]]), "mask": torch.tensor([True, False])}
     two = {"ids": np.array([[3]]), "mask": torch.tensor([True])}
     joined = join(pad_rows([one, two], 4))
-    assert joined["ids"].tolist() == [[1], [2], [3], [3]] and joined["mask"].tolist() == [True, False, True, True]
+    assert joined["ids"].tolist() == [[1], [2], [3], [3]] and joined["mask"].tolist() == [
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+@dataclass
+class Detection:
+    boxes: torch.Tensor
+    labels: list[str]
+
+
+def test_dataclasses_and_lists_of_text_have_rows_too() -> None:
+    output = Detection(torch.arange(6.0).reshape(3, 2), ["a", "b", "c"])
+    first, second = split(output, [1, 2])
+    assert isinstance(second, Detection)
+    assert first.labels == ["a"] and second.labels == ["b", "c"] and second.boxes.tolist() == [[2, 3], [4, 5]]
+    assert plain(first) == {"boxes": [[0.0, 1.0]], "labels": ["a"]}
+    assert plain_parts(output, [1, 2]) == [plain(first), plain(second)]
+    with pytest.raises(NotSplittableError, match="3 rows with a list of 2 values"):
+        split(["a", "b"], [1, 2])
