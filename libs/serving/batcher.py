@@ -23,10 +23,10 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from libs.serving.batching import BatchPolicy, BatchQueue, State, Ticket
+from libs.serving.batching import BatchPolicy, BatchQueue, State, Take, Ticket
 from libs.serving.call import never_cancelled
 from libs.serving.defects import defect
-from libs.serving.errors import Cancelled, DeadlineExceeded, ServingError, Unavailable
+from libs.serving.errors import Cancelled, DeadlineExceeded, ResourceExhausted, ServingError, Unavailable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,7 +45,8 @@ class BatchObserver(Protocol):
         """A batch ran; `waited_s` is how long its oldest item had been queued."""
 
     def dropped(self, reason: str, items: int) -> None:
-        """Items left the queue without a run: `expired`, `cancelled`, `withdrawn`, `rejected` or `closed`."""
+        """Items left the queue without a run: `expired`, `cancelled`, `withdrawn`, `rejected`, `shed` or
+        `closed`."""
 
 
 class _NoObserver:
@@ -77,10 +78,8 @@ class _Pending(Ticket[T], Generic[T, R]):
 class _Ran(Generic[T, R]):
     """A batch that has run, its results yet to be delivered."""
 
-    batch: list[_Pending[T, R]]
+    take: Take[_Pending[T, R]]
     results: Sequence[R | Exception]
-    rows: int
-    start: float
     end: float
 
 
@@ -141,7 +140,7 @@ class Batcher(Generic[T, R]):
         self._key = key
         self._clock = clock
         self._observer: BatchObserver = observer if observer is not None else _NoObserver()
-        self._queue: BatchQueue[_Pending[T, R]] = BatchQueue(policy)
+        self._queue: BatchQueue[_Pending[T, R]] = BatchQueue(policy, len(runs))
         self._lock = threading.Lock()
         self._idle: list[Any] = (
             []
@@ -183,14 +182,16 @@ class Batcher(Generic[T, R]):
 
         Args:
             item: what `run` gets.
-            deadline: on `clock`; an item still queued then never runs.
+            deadline: when the answer must be there, on `clock`; an item that a run could not answer by then never
+                runs.
             cancelled: asked just before the item would run, on any thread; True drops it.
             priority: smaller runs sooner; see `BatchQueue`.
 
         Raises:
             InvalidArgument: more rows than `max_batch_size`, or none.
-            ResourceExhausted: the queue is full; nothing was queued.
-            DeadlineExceeded: the deadline passed while it was queued.
+            ResourceExhausted: the queue is full, or too long for the deadline; or, while it was queued, the queue was
+                full and a higher priority took its place.
+            DeadlineExceeded: the deadline passed while it was queued, or is sooner than a run could end.
             Cancelled: `cancelled` said so while it was queued.
             Unavailable: the batcher is closed.
             Internal: `run` raised something that is no `ServingError`, or answered a wrong number of results.
@@ -206,13 +207,15 @@ class Batcher(Generic[T, R]):
             if self._closed:
                 raise Unavailable("the server is shutting down")
             try:
-                self._queue.offer(pending, self._clock())
+                shed = self._queue.offer(pending, self._clock())
             except ServingError:
                 self._observer.dropped("rejected", 1)
                 raise
-            gate = self._idle.pop() if self._idle else None
+            gate = self._idle.pop() if self._idle and self._queue.wakes else None
         if gate is not None:
             gate.release()
+        if shed:
+            self._deliver_shed(shed)
         try:
             return await pending.future
         except asyncio.CancelledError:
@@ -279,8 +282,8 @@ class Batcher(Generic[T, R]):
             ending = False
             with self._lock:
                 if ran is not None:
-                    self._queue.finished(len(ran.batch), ran.end)
-                    self._running_rows -= ran.rows
+                    self._queue.finished(ran.take, ran.end, failed=isinstance(ran.results[0], Exception))
+                    self._running_rows -= ran.take.rows
                 take = self._queue.take(now)
                 self._running_rows += take.rows
                 if take.batch:
@@ -298,7 +301,7 @@ class Batcher(Generic[T, R]):
                 self._call(self._deliver, ran)
                 ran = None
             if take.batch:
-                ran = self._run_batch(run, take.batch, take.rows, now)
+                ran = self._run_batch(run, take)
             elif ending:
                 self._call(self._ended)
                 return
@@ -331,8 +334,8 @@ class Batcher(Generic[T, R]):
                 return fail
         return run
 
-    def _run_batch(self, run: Run[T, R], batch: list[_Pending[T, R]], rows: int, start: float) -> _Ran[T, R]:
-        items = [pending.item for pending in batch]
+    def _run_batch(self, run: Run[T, R], take: Take[_Pending[T, R]]) -> _Ran[T, R]:
+        items = [pending.item for pending in take.batch]
         results: Sequence[R | Exception]
         try:
             results = run(items)
@@ -340,7 +343,7 @@ class Batcher(Generic[T, R]):
                 raise TypeError(f"run answered {len(results)} results to {len(items)} items")
         except BaseException as error:  # a model thread outlives whatever a model does
             results = [_shown(error)] * len(items)
-        return _Ran(batch, results, rows, start, self._clock())
+        return _Ran(take, results, self._clock())
 
     def _call(self, callback: Callable[..., None], *args: object) -> None:
         loop = self._loop
@@ -351,8 +354,9 @@ class Batcher(Generic[T, R]):
             log.debug("results of a batch came after the event loop's end")
 
     def _deliver(self, ran: _Ran[T, R]) -> None:
-        batch = ran.batch
-        self._observer.ran(len(batch), ran.rows, ran.start - batch[0].arrived, ran.end - ran.start)
+        take = ran.take
+        batch = take.batch
+        self._observer.ran(len(batch), take.rows, take.started - batch[0].arrived, ran.end - take.started)
         for pending, result in zip(batch, ran.results, strict=True):
             future = pending.future
             if future.done():
@@ -377,6 +381,14 @@ class Batcher(Generic[T, R]):
             self._observer.dropped("expired", expired)
         if len(dropped) > expired:
             self._observer.dropped("cancelled", len(dropped) - expired)
+
+    def _deliver_shed(self, shed: Sequence[_Pending[T, R]]) -> None:
+        self._observer.dropped("shed", len(shed))
+        for pending in shed:
+            if not pending.future.done():
+                pending.future.set_exception(
+                    ResourceExhausted("the queue is full, and a request of higher priority took the place")
+                )
 
     def _ended(self) -> None:
         self._alive -= 1

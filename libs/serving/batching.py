@@ -1,34 +1,44 @@
 """The batching decision, pure: what waits, what runs next, what is dropped. No threads, no event loop, no
 clock.
 
-`BatchQueue` holds tickets in arrival order, and by key in lanes. Only tickets of one key can share a batch
-(same shapes and dtypes, say). `take(now)` answers with the next batch: the lane of the oldest waiting ticket,
-from its head on, up to `max_batch_size` rows. So order is FIFO within a key, and no key starves: whoever has
-waited longest decides which lane is next.
+`BatchQueue` holds tickets by priority, by key and in arrival order (`lanes`). Only tickets of one key can share a
+batch (same shapes and dtypes, say). `take(now)` answers with the next batch: the key of the oldest ticket of the
+highest priority, from its head on, up to `max_batch_size` rows; room that is left goes to tickets of that key of
+lower priorities. So order is FIFO within a key and a priority, and no key starves. Neither does a priority: once
+its oldest has waited for `starvation_ms`, every `_AGED_TURN`th batch is formed from it.
 
 Rows are the unit of both bounds. The time of a model run grows with rows, not with requests, and memory does
 too.
 
-Everything is amortised O(1) per ticket. A ticket that leaves out of turn (withdrawn, or taken from the middle
-of the arrival order) stays behind as a husk; husks are skipped when they reach the front, and swept once they
-outnumber the living, so that a model that hangs cannot collect the requests of callers who have left.
+What runs take is learned from them (`cost`), and used three times:
+- A ticket whose deadline comes sooner than any run could end is refused, and dropped when that comes to pass in the
+  queue.
+- A ticket that those before it would make late is refused as well: its answer would cost a run and be thrown away.
+  The queue is thereby bounded in time, and under overload nearly all that runs is answered in time.
+- An incomplete batch is held for callers who are about to return (`company`).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Hashable
+from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Generic, TypeVar
+from operator import attrgetter
+from typing import Generic
 
-from libs.serving.call import never_cancelled
+from libs.serving.company import Company
+from libs.serving.cost import CallCost
 from libs.serving.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
+from libs.serving.lanes import QUEUED, Level, State, Ticket, TicketT
 
-T = TypeVar("T")
+__all__ = ["BatchPolicy", "BatchQueue", "State", "Take", "Ticket"]
 
-# Below this many husks a sweep costs more than the memory it frees.
-_MIN_HUSKS = 64
+# While a priority starves, it gets one batch of so many: its wait is bounded, and those above it keep three quarters
+# of the model.
+_AGED_TURN = 4
+_NEVER = float("inf")
+_TAKEN, _EXPIRED, _CANCELLED = State.TAKEN, State.EXPIRED, State.CANCELLED  # an enum attribute costs a lookup
+_priority, _arrived = attrgetter("priority"), attrgetter("arrived")
 
 
 @dataclass(frozen=True)
@@ -38,15 +48,20 @@ class BatchPolicy:
     Attributes:
         max_batch_size: most rows in one run; an item with more is refused as InvalidArgument.
         max_queue_rows: most rows waiting, those in a run not counted; an item beyond is refused as
-            ResourceExhausted.
-        max_delay_ms: how long an incomplete batch may wait for company. It holds only while the traffic is
-            seen to be concurrent (another item waits, or a batch of several has just ended): a lone request
-            never waits. 0 starts whatever is there as soon as a model thread is free.
+            ResourceExhausted, or takes the place of the newest of lower priority.
+        max_delay_ms: longest time that an incomplete batch is held for company after a run; see `company` for
+            when it is. A lone request never waits. None: as long as the measured time of the runs allows; 0: never.
+        preferred_batch_sizes: rows that a batch is cut down to, the largest that the waiting rows fill; what
+            is cut off heads the next batch. With fewer rows than the smallest of them, all are taken.
+        starvation_ms: a ticket that has waited so long is served although tickets of higher priority wait.
+            Well above the deadlines of ordinary calls, so that it concerns only those who are ready to wait.
     """
 
     max_batch_size: int
     max_queue_rows: int
-    max_delay_ms: float = 0.0
+    max_delay_ms: float | None = None
+    preferred_batch_sizes: tuple[int, ...] = ()
+    starvation_ms: float = 1000.0
 
     def __post_init__(self) -> None:
         if self.max_batch_size < 1:
@@ -56,73 +71,14 @@ class BatchPolicy:
                 f"max_queue_rows is {self.max_queue_rows}: expected at least max_batch_size,"
                 f" {self.max_batch_size}, or a full batch could never be queued"
             )
-        if not 0 <= self.max_delay_ms < float("inf"):
-            raise ValueError(
-                f"max_delay_ms is {self.max_delay_ms}: expected a finite number of milliseconds, 0 or more"
-            )
-
-
-class State(IntEnum):
-    """Where a ticket is. It leaves QUEUED once, so every ticket has exactly one outcome."""
-
-    QUEUED = 0
-    TAKEN = 1
-    EXPIRED = 2
-    CANCELLED = 3
-    WITHDRAWN = 4
-
-
-_QUEUED, _TAKEN, _EXPIRED, _CANCELLED, _WITHDRAWN = (
-    State  # globals: an enum attribute costs a lookup per ticket
-)
-
-
-class Ticket(Generic[T]):
-    """One queued item.
-
-    Attributes:
-        item: what the model gets.
-        rows: its size, 1 or more.
-        key: tickets of equal keys may share a batch.
-        deadline: on the caller's clock, the one `now` is read from; None for no deadline.
-        cancelled: whether its caller is gone; asked just before the ticket would run.
-        priority: smaller is sooner.
-        arrived: when it was offered.
-        state: see `State`.
-    """
-
-    __slots__ = ("arrived", "cancelled", "deadline", "item", "key", "priority", "rows", "state")
-
-    def __init__(
-        self,
-        item: T,
-        rows: int = 1,
-        key: Hashable = None,
-        deadline: float | None = None,
-        cancelled: Callable[[], bool] = never_cancelled,
-        priority: int = 0,
-    ) -> None:
-        self.item = item
-        self.rows = rows
-        self.key = key
-        self.deadline = deadline
-        self.cancelled = cancelled
-        self.priority = priority
-        self.arrived = 0.0
-        self.state = _QUEUED
-
-
-TicketT = TypeVar("TicketT", bound=Ticket)  # type: ignore[type-arg]  # a bound cannot name another type variable
-
-
-class _Lane(Generic[TicketT]):
-    """Tickets of one key in arrival order, and how many rows of them still wait."""
-
-    __slots__ = ("rows", "tickets")
-
-    def __init__(self) -> None:
-        self.tickets: deque[TicketT] = deque()
-        self.rows = 0
+        for name, value in (("max_delay_ms", self.max_delay_ms), ("starvation_ms", self.starvation_ms)):
+            if value is not None and not 0 <= value < _NEVER:
+                raise ValueError(f"{name} is {value}: expected a finite number of milliseconds, 0 or more")
+        for size in self.preferred_batch_sizes:
+            if not 1 <= size <= self.max_batch_size:
+                raise ValueError(
+                    f"preferred_batch_sizes has {size}: expected 1 to {self.max_batch_size} (max_batch_size)"
+                )
 
 
 @dataclass(slots=True)
@@ -130,170 +86,285 @@ class Take(Generic[TicketT]):
     """Answer of `BatchQueue.take`.
 
     Attributes:
-        batch: tickets of one key to run now, oldest first; empty when nothing should run yet.
+        batch: tickets of one key to run now, in order of arrival; empty when nothing should run yet.
         rows: of the batch together.
         dropped: tickets found EXPIRED or CANCELLED on the way; they never run.
-        wake_at: when to ask again if nothing arrives before; None if there is nothing to wait for.
+        wake_at: when to ask again if `wakes` does not say so before; None if there is nothing to wait for.
+        started: when it was taken.
+        expected_end: when the run is expected to end.
     """
 
     batch: list[TicketT]
     rows: int
     dropped: list[TicketT]
     wake_at: float | None
+    started: float
+    expected_end: float = 0.0
 
 
 class BatchQueue(Generic[TicketT]):
     """Bounded queue that forms batches; see the module's text. Not thread safe: the shell holds a lock around
-    it."""
+    it.
 
-    def __init__(self, policy: BatchPolicy) -> None:
-        self._policy = policy
+    Args:
+        policy: bounds.
+        threads: batches that may run at a time.
+
+    Attributes:
+        items: tickets that wait.
+        rows: of them together.
+        wakes: whether a ticket that was just offered is a reason to take; else whoever got `wake_at` will.
+        cost: what runs take.
+    """
+
+    def __init__(self, policy: BatchPolicy, threads: int = 1) -> None:
         self._max_rows = policy.max_batch_size
         self._bound = policy.max_queue_rows
-        self._delay = policy.max_delay_ms / 1e3
-        self._order: deque[TicketT] = deque()
-        self._lanes: dict[Hashable, _Lane[TicketT]] = {}
-        self._last_items = 0
-        self._last_end = float("-inf")
+        self._preferred = sorted(policy.preferred_batch_sizes, reverse=True)
+        self._full_rows = self._preferred[0] if self._preferred else self._max_rows
+        self._starvation_s = policy.starvation_ms / 1e3
+        self._threads = threads
+        self._levels: list[Level[TicketT]] = [Level(0)]  # ascending: the highest priority first
+        self._by_priority = {0: self._levels[0]}
+        self._passed_over = 0
+        self._ends: list[float] = []  # expected, of the runs going on
+        self._company: Company | None = None
+        if policy.max_delay_ms != 0:
+            self._company = Company(_NEVER if policy.max_delay_ms is None else policy.max_delay_ms / 1e3)
+        self._arrivals = 0
+        self._held_for = 0  # items; 0: nothing is held
+        self._held_late = 0.0  # a deadline before ends the hold
+        self._soonest = _NEVER  # no ticket that waits has a deadline before
+        self.cost = CallCost()
         self.items = 0
         self.rows = 0
+        self.wakes = True
 
-    def offer(self, ticket: TicketT, now: float) -> None:
-        """Queues a ticket.
+    def offer(self, ticket: TicketT, now: float) -> Sequence[TicketT]:
+        """Queues a ticket; answers those that were SHED to make room for it.
 
         Raises:
             InvalidArgument: its rows are below 1 or above max_batch_size.
-            DeadlineExceeded: its deadline has passed.
-            ResourceExhausted: the queue has no room for its rows.
+            DeadlineExceeded: its deadline has passed, or comes before any run could end.
+            ResourceExhausted: the queue has no room for its rows, or what waits would make it late.
         """
         rows = ticket.rows
         if not 1 <= rows <= self._max_rows:
             raise InvalidArgument(
                 f"the request has {rows} rows: expected 1 to {self._max_rows} (max batch size)"
             )
-        if ticket.deadline is not None and ticket.deadline <= now:
-            raise DeadlineExceeded("the deadline passed before the request was queued")
+        deadline = ticket.deadline
+        if deadline is not None:
+            self._admit(ticket, deadline, now)
+        shed: Sequence[TicketT] = ()
         if self.rows + rows > self._bound:
-            raise ResourceExhausted(
-                f"the queue is full: {self.rows} of {self._bound} rows wait, {rows} more do not fit"
-            )
+            shed = self._make_room(ticket)
         ticket.arrived = now
-        lane = self._lanes.get(ticket.key)
-        if lane is None:
-            lane = self._lanes[ticket.key] = _Lane()
-        lane.tickets.append(ticket)
-        lane.rows += rows
-        self._order.append(ticket)
+        level = self._by_priority.get(ticket.priority)
+        if level is None:
+            level = self._by_priority[ticket.priority] = Level(ticket.priority)
+            insort(self._levels, level, key=_priority)
+        level.add(ticket)
         self.rows += rows
         self.items += 1
+        self._arrivals += 1
+        if deadline is not None and deadline < self._soonest:
+            self._soonest = deadline
+        if self._held_for:
+            self.wakes = self.items >= self._held_for or self._soonest <= self._held_late
+        return shed
 
     def take(self, now: float) -> Take[TicketT]:
         """Removes and answers the next batch to run, dropping the expired and the cancelled that it meets."""
         batch: list[TicketT] = []
         dropped: list[TicketT] = []
+        self._held_for = 0
+        self.wakes = True
         head = self._head(now, dropped)
         if head is None:
-            return Take(batch, 0, dropped, None)
-        lane = self._lanes[head.key]
-        if self._delay:
-            wake_at = self._hold_until(head, lane, now)
-            if wake_at is not None:
-                return Take(batch, 0, dropped, wake_at)
-        room = self._max_rows
-        tickets = lane.tickets
-        while tickets:
-            ticket = tickets[0]
-            if ticket.state is _QUEUED and not self._dead(ticket, now, dropped):
-                if ticket.rows > room:
-                    break
-                room -= ticket.rows
-                self._leave(ticket, _TAKEN)
-                batch.append(ticket)
-            tickets.popleft()
-        if not tickets:
-            del self._lanes[head.key]
-        self._trim()
-        return Take(batch, self._max_rows - room, dropped, None)
+            self._soonest = _NEVER
+            return Take(batch, 0, dropped, None, now)
+        key = head.key
+        levels = self._levels
+        waiting = levels[0].lanes[key].rows if len(levels) == 1 else 0
+        if not waiting:
+            first = self._by_priority[head.priority]
+            levels = [first, *(level for level in levels if level is not first and key in level.lanes)]
+            waiting = sum([level.lanes[key].rows for level in levels])
+        wake_at = self._hold(waiting, now)
+        if wake_at is not None:
+            return Take(batch, 0, dropped, wake_at, now)
+        limit = room = max(self._limit(waiting, now), head.rows)
+        for level in levels:
+            tickets = level.lanes[key].tickets
+            while tickets:
+                ticket = tickets[0]
+                if ticket.state is QUEUED and (ticket is head or not self._dead(level, ticket, now, dropped)):
+                    if ticket.rows > room:
+                        break
+                    room -= ticket.rows
+                    self._leave(level, ticket, _TAKEN)
+                    batch.append(ticket)
+                tickets.popleft()
+            level.tidy(key)
+            if tickets:
+                break
+        if len(self._levels) > 1:
+            batch.sort(key=_arrived)
+            self._drop_empty_levels()
+        if not self.items:
+            self._soonest = _NEVER
+        if self._company is not None:
+            self._company.taken(batch)
+        rows = limit - room
+        expected_end = now + self.cost.typical(rows)
+        self._ends.append(expected_end)
+        return Take(batch, rows, dropped, None, now, expected_end)
+
+    def finished(self, take: Take[TicketT], now: float, *, failed: bool = False) -> None:
+        """Reports that a taken batch's run has ended. What a failed one took is not remembered."""
+        self._ends.remove(take.expected_end)
+        if not failed:
+            self.cost.observe(now - take.started, take.rows, now)
+        if self._company is not None:
+            self._company.ended(len(take.batch), self.cost.base_s, self._arrivals, now)
 
     def withdraw(self, ticket: TicketT) -> bool:
         """Takes a ticket out whose caller wants no answer any more; False if it is not queued (running or
         done)."""
-        if ticket.state is not _QUEUED:
+        if ticket.state is not QUEUED:
             return False
-        self._leave(ticket, _WITHDRAWN)
-        self._shed(ticket.key)
-        self._trim()
+        level = self._by_priority[ticket.priority]
+        self._leave(level, ticket, State.WITHDRAWN)
+        level.tidy(ticket.key)
         return True
 
-    def finished(self, items: int, now: float) -> None:
-        """Reports that a batch of so many items ended; tells concurrent traffic from lone requests."""
-        self._last_items = items
-        self._last_end = now
-
     def drain(self) -> list[TicketT]:
-        """Withdraws every queued ticket, oldest first."""
-        left = [ticket for ticket in self._order if ticket.state is _QUEUED]
-        for ticket in left:
-            self._leave(ticket, _WITHDRAWN)
-        self._order.clear()
-        self._lanes.clear()
+        """Withdraws every queued ticket, oldest first within a priority."""
+        left = [ticket for level in self._levels for ticket in level.drain(State.WITHDRAWN)]
+        self.items = self.rows = 0
         return left
 
-    def _head(self, now: float, dropped: list[TicketT]) -> TicketT | None:
-        """The oldest ticket that is still worth running."""
-        order = self._order
-        while order:
-            ticket = order[0]
-            if ticket.state is _QUEUED and not self._dead(ticket, now, dropped):
-                return ticket
-            order.popleft()
-            if ticket.key in self._lanes:
-                self._shed(ticket.key)
-        return None
+    def _admit(self, ticket: TicketT, deadline: float, now: float) -> None:
+        """Sets when the ticket must start; raises if it cannot be answered by its deadline."""
+        cost = self.cost
+        left, least = deadline - now, cost.least(now)
+        if left <= least:
+            if left <= 0:
+                raise DeadlineExceeded("the deadline passed before the request was queued")
+            if not cost.probes(now):
+                raise DeadlineExceeded(
+                    f"the deadline is in {left * 1e3:.0f} ms and the model takes {least * 1e3:.0f} ms or "
+                    "more, so it was not run"
+                )
+            ticket.start_by = deadline
+            return
+        ticket.start_by = deadline - least
+        if self.items or len(self._ends) == self._threads:
+            expected = self._expected_s(ticket, now)
+            if expected > left:
+                raise ResourceExhausted(
+                    f"the queue is too long: an answer would take {expected * 1e3:.0f} ms and the deadline "
+                    f"is in {left * 1e3:.0f} ms"
+                )
 
-    def _dead(self, ticket: TicketT, now: float, dropped: list[TicketT]) -> bool:
-        if ticket.deadline is not None and ticket.deadline <= now:
-            self._leave(ticket, _EXPIRED)
+    def _expected_s(self, ticket: TicketT, now: float) -> float:
+        """Seconds until the ticket's answer if it is queued now."""
+        cost = self.cost
+        # A run that is overdue is expected to take as long again as it is late.
+        expected = min([abs(end - now) for end in self._ends]) if len(self._ends) == self._threads else 0.0
+        expected += cost.typical(ticket.rows)
+        ahead, lanes = 0, 0
+        for level in self._levels:
+            if level.priority <= ticket.priority:
+                ahead += level.rows
+                lanes += len(level.lanes)
+        if ahead:
+            # Full batches, but at least one of each other key.
+            runs = max(ahead // self._full_rows, lanes - 1)
+            expected += (runs * cost.base_s + ahead * cost.row_s) / self._threads
+        return expected
+
+    def _make_room(self, ticket: TicketT) -> list[TicketT]:
+        """Sheds the newest of the lowest priorities until the ticket fits."""
+        lower = [level for level in reversed(self._levels) if level.priority > ticket.priority]
+        missing = self.rows + ticket.rows - self._bound
+        if sum([level.rows for level in lower]) < missing:
+            raise ResourceExhausted(
+                f"the queue is full: {self.rows} of {self._bound} rows wait, {ticket.rows} more do not fit"
+            )
+        shed: list[TicketT] = []
+        for level in lower:
+            while missing > 0 and (newest := level.newest()) is not None:
+                self._leave(level, newest, State.SHED)
+                level.tidy(newest.key)
+                missing -= newest.rows
+                shed.append(newest)
+        return shed
+
+    def _head(self, now: float, dropped: list[TicketT]) -> TicketT | None:
+        """The ticket that decides the next batch's key."""
+        first = aged = None
+        for level in self._levels:
+            head = self._oldest(level, now, dropped)
+            if head is None:
+                continue
+            if first is None:
+                first = head
+            elif head.arrived + self._starvation_s <= now and (aged is None or head.arrived < aged.arrived):
+                aged = head
+        if aged is None:
+            self._passed_over = 0
+            return first
+        self._passed_over = (self._passed_over + 1) % _AGED_TURN
+        return first if self._passed_over else aged
+
+    def _oldest(self, level: Level[TicketT], now: float, dropped: list[TicketT]) -> TicketT | None:
+        while (ticket := level.oldest()) is not None and self._dead(level, ticket, now, dropped):
+            level.tidy(ticket.key)
+        return ticket
+
+    def _dead(self, level: Level[TicketT], ticket: TicketT, now: float, dropped: list[TicketT]) -> bool:
+        if ticket.start_by <= now:
+            self._leave(level, ticket, _EXPIRED)
         elif ticket.cancelled():
-            self._leave(ticket, _CANCELLED)
+            self._leave(level, ticket, _CANCELLED)
         else:
             return False
         dropped.append(ticket)
         return True
 
-    def _leave(self, ticket: TicketT, state: State) -> None:
-        ticket.state = state
-        self._lanes[ticket.key].rows -= ticket.rows
+    def _leave(self, level: Level[TicketT], ticket: TicketT, state: State) -> None:
+        level.leave(ticket, state)
         self.rows -= ticket.rows
         self.items -= 1
 
-    def _hold_until(self, head: TicketT, lane: _Lane[TicketT], now: float) -> float | None:
-        """Until when an incomplete batch should wait for company; None to run it now."""
-        until = head.arrived + self._delay
-        if until <= now or lane.rows >= self._max_rows:
+    def _drop_empty_levels(self) -> None:
+        for level in [level for level in self._levels if not level.items and level.priority]:
+            self._levels.remove(level)
+            del self._by_priority[level.priority]
+
+    def _hold(self, waiting: int, now: float) -> float | None:
+        """Until when the batch, of so many rows, is held for company; None to run it now."""
+        if self._company is None or waiting >= self._max_rows:
             return None
-        if head.deadline is not None and head.deadline <= until:
-            return None  # waiting would cost the answer
-        if self.items > 1 or (self._last_items > 1 and head.arrived - self._last_end < self._delay):
-            return until
-        return None
+        held = self._company.hold(self.items, self._arrivals, now)
+        if held is None:
+            return None
+        until, items = held
+        late = until + self.cost.typical(min(waiting * items // self.items, self._max_rows))
+        if self._soonest <= late:
+            return None  # waiting would cost an answer
+        self._held_for, self._held_late = items, late
+        self.wakes = False
+        return until
 
-    def _shed(self, key: Hashable) -> None:
-        """Drops the husks at a lane's front, and the lane with its last ticket."""
-        tickets = self._lanes[key].tickets
-        while tickets and tickets[0].state is not _QUEUED:
-            tickets.popleft()
-        if not tickets:
-            del self._lanes[key]
-
-    def _trim(self) -> None:
-        """Drops husks: those at the front always, all of them once they outnumber the living."""
-        order = self._order
-        while order and order[0].state is not _QUEUED:
-            order.popleft()
-        if len(order) > 2 * self.items + _MIN_HUSKS:
-            self._order = deque(ticket for ticket in order if ticket.state is _QUEUED)
-            for key, lane in list(self._lanes.items()):
-                lane.tickets = deque(ticket for ticket in lane.tickets if ticket.state is _QUEUED)
-                if not lane.tickets:
-                    del self._lanes[key]
+    def _limit(self, waiting: int, now: float) -> int:
+        """Most rows of the batch, of so many that wait."""
+        for size in self._preferred:
+            if size == waiting:
+                return size
+            if size < waiting:
+                left_over = self.cost.typical(size) + self.cost.typical(min(waiting - size, self._max_rows))
+                return size if now + left_over < self._soonest else self._max_rows
+        return self._max_rows
