@@ -10,7 +10,7 @@ import torch
 
 
 def perturbed(data: Any) -> Any:
-    """An array or tensor (or dict of such) of the same type, dtype and shape with other values, the same ones every time.
+    """An array or tensor (or dict of such) of the same dtype and shape with other values, the same ones every time.
 
     Values move towards zero, by unequal shares, so that ids stay within the tables that they point into; where
     that changes nothing, zeros become 0.25 (integers 1).
@@ -42,7 +42,7 @@ def same(left: Any, right: Any) -> bool:
         if left.numel() == 0:
             return True
         if left.is_complex():
-            return same(torch.view_as_real(left), torch.view_as_real(right))
+            return same(torch.view_as_real(left.resolve_conj()), torch.view_as_real(right.resolve_conj()))
         if not left.is_floating_point():
             # Integer answers (argmax, token ids) may flip on a tie within rounding; a few may, most must not.
             return bool((left == right).float().mean() > 0.9)
