@@ -1,4 +1,4 @@
-"""Unary gRPC, and a little plain HTTP, as an ASGI application.
+"""gRPC, and a little plain HTTP, as an ASGI application.
 
 `GrpcApp` is the adapter between a transport-neutral `Handler` and an ASGI server that speaks HTTP/2 with
 trailers. It is written for pyvoy and uses nothing but ASGI and its `http.response.trailers` extension.
@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from libs.serving.call import Call, Handler, HttpHandler, Route
 from libs.serving.control import Control, configure_logging, tune_process
 from libs.serving.defects import defect
-from libs.serving.errors import Cancelled, DeadlineExceeded, Internal, ServingError, Unimplemented
+from libs.serving.errors import Cancelled, DeadlineExceeded, Internal, ServingError
 from libs.serving.frames import ACCEPT_ENCODING, HEADER_BYTES, expected_bytes, frame, trailing_bytes, unframe
 from libs.serving.headers import Metadata, header_fields
 from libs.serving.health import SERVING, Health
@@ -33,7 +33,9 @@ from libs.serving.plain_http import (
     Send,
     plain_failure,
 )
+from libs.serving.reflection import Descriptors, Reflection
 from libs.serving.status import Code, encode_message, grpc_code, parse_timeout
+from libs.serving.streams import StreamHandler, Streams
 
 Hook = Callable[[], Awaitable[None]]
 
@@ -64,6 +66,8 @@ class GrpcApp:
     Args:
         handlers: by full method path, `/package.Service/Method`.
         http: by (HTTP method, path).
+        streams: handlers of methods with streams, by full method path.
+        reflection: describes the services for grpcurl and its like; None: not offered.
         routes: more of plain HTTP, with patterns for paths and with errors of their own form.
         http_timeout_s: bound of a plain HTTP request's time.
         max_message_bytes: bound of a request message, as sent and as decompressed, and of an HTTP body.
@@ -84,6 +88,8 @@ class GrpcApp:
         handlers: Mapping[str, Handler],
         http: Mapping[tuple[str, str], HttpHandler] | None = None,
         *,
+        streams: Mapping[str, StreamHandler] | None = None,
+        reflection: Descriptors | None = None,
         routes: Sequence[Route] = (),
         http_timeout_s: float = DEFAULT_TIMEOUT_S,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
@@ -99,15 +105,25 @@ class GrpcApp:
             path: (handler, self.metrics.method(path))
             for path, handler in {**self.health.handlers(), **handlers}.items()
         }
+        # Paths that callers make up must not become a time series each.
+        self._unknown = (None, self.metrics.method(UNKNOWN_METHOD))
         plain: dict[tuple[str, str], HttpHandler] = {
             ("GET", "/metrics"): self.metrics.handle,
             **self.health.http(),
             **(http or {}),
         }
         served = [Route(method, path, handler, plain_failure) for (method, path), handler in plain.items()]
+        streaming = {**self.health.streams(), **(streams or {})}
+        if reflection is not None:
+            names = {path.split("/")[1] for path in (*self._methods, *streaming)}
+            streaming.update(Reflection(reflection, names).streams())
+        self._streams = Streams(
+            {path: (handler, self.metrics.method(path)) for path, handler in streaming.items()},
+            self._unknown[1],
+            max_message_bytes,
+            clock,
+        )
         self._http = PlainHttp([*served, *routes], self._methods, max_message_bytes, http_timeout_s, clock)
-        # Paths that callers make up must not become a time series each.
-        self._unknown = (None, self.metrics.method(UNKNOWN_METHOD))
         self._max_message_bytes = max_message_bytes
         self._on_startup = on_startup
         self._on_shutdown = on_shutdown
@@ -139,6 +155,9 @@ class GrpcApp:
         path = scope["path"]
         loop = asyncio.get_running_loop()
         handler, stats = self._methods.get(path, self._unknown)
+        if handler is None:  # it has streams, or is unknown
+            await self._streams.serve(scope, headers, receive, send)
+            return
         live = LiveCall(asyncio.current_task(loop), receive, start)
         call = Call(path, Metadata(scope["headers"]), None, live.cancelled)
         failure: ServingError | None = None
@@ -149,8 +168,6 @@ class GrpcApp:
             if timeout is not None:
                 live.deadline = call.deadline = start + _timeout(timeout)
             self._in_flight.add(live, loop)
-            if handler is None:
-                raise Unimplemented(f"unknown method {path}")
             event = await receive()
             data = event.get("body", b"")
             if event.get("more_body") or event["type"] != "http.request":
@@ -217,6 +234,11 @@ class GrpcApp:
                 raise DeadlineExceeded("the deadline passed while the request was received")
             event = await receive()
 
+    def drain(self) -> None:
+        """Take readiness back for good, and end streams."""
+        self.health.drain()
+        self._streams.drain()
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """The application's life: startup, serving, shutdown."""
         await receive()
@@ -237,7 +259,7 @@ class GrpcApp:
         if control is not None:
             loop = asyncio.get_running_loop()
             self.health.listen(lambda serving: control.send({"event": "health", "serving": serving}))
-            control.listen(lambda: loop.call_soon_threadsafe(self.health.drain))
+            control.listen(lambda: loop.call_soon_threadsafe(self.drain))
             if self.health.serving:
                 control.send({"event": "health", "serving": True})
         if not self.health.managed:
@@ -246,7 +268,7 @@ class GrpcApp:
             tune_process()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self.health.drain()
+        self.drain()
         try:
             if self._on_shutdown is not None:
                 await self._on_shutdown()

@@ -2,8 +2,7 @@
 
 Protocol: https://github.com/grpc/grpc/blob/master/doc/health-checking.md. `Check` with the empty service name
     asks for
-the whole server. The two messages have one field each, so they are read and written here without generated
-code:
+the whole server; `Watch` tells each change as long as the caller stays:
 
     message HealthCheckRequest  { string service = 1; }
     message HealthCheckResponse { ServingStatus status = 1; }  // UNKNOWN 0, SERVING 1, NOT_SERVING 2
@@ -11,11 +10,14 @@ code:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from enum import IntEnum
 
 from libs.serving.call import Call, Handler, HttpHandler, HttpRequest, HttpResponse
-from libs.serving.errors import InvalidArgument, NotFound, Unimplemented
+from libs.serving.errors import InvalidArgument, NotFound
+from libs.serving.protowire import WireError, fields, text
+from libs.serving.streams import StreamHandler
 
 SERVICE = "grpc.health.v1.Health"
 
@@ -28,6 +30,9 @@ class ServingStatus(IntEnum):
     NOT_SERVING = 2
 
 
+# What Watch says of a service that it may yet hear of.
+_SERVICE_UNKNOWN = 3
+
 SERVING = ServingStatus.SERVING
 NOT_SERVING = ServingStatus.NOT_SERVING
 
@@ -39,6 +44,7 @@ class Health:
         self._statuses: dict[str, ServingStatus] = {"": NOT_SERVING}
         self._draining = False
         self._listeners: list[Callable[[bool], None]] = []
+        self._changed = asyncio.Event()
         self.managed = False
         """Whether the application itself has set the whole server's status."""
 
@@ -77,13 +83,20 @@ class Health:
 
     def handlers(self) -> dict[str, Handler]:
         """Handlers of the grpc.health.v1 service by method path."""
-        return {f"/{SERVICE}/Check": self._check, f"/{SERVICE}/Watch": self._watch}
+        return {f"/{SERVICE}/Check": self._check}
+
+    def streams(self) -> dict[str, StreamHandler]:
+        """Handlers of its method with a stream."""
+        return {f"/{SERVICE}/Watch": self._watch}
 
     def http(self) -> dict[tuple[str, str], HttpHandler]:
         """`/health/live`: the process answers. `/health/ready`: traffic is welcome (200) or not (503)."""
         return {("GET", "/health/live"): self._live, ("GET", "/health/ready"): self._ready}
 
     def _notify(self, before: bool) -> None:
+        # Those who wait for the old event see the change, and wait for the new one next.
+        self._changed.set()
+        self._changed = asyncio.Event()
         now = self.serving
         if now is not before:
             for listener in self._listeners:
@@ -96,9 +109,20 @@ class Health:
             raise NotFound(f"unknown service {service!r}")
         return bytes((0x08, status))  # field 1, varint
 
-    async def _watch(self, call: Call, request: bytes) -> bytes:
-        # The protocol tells clients to stop watching on UNIMPLEMENTED and to use Check.
-        raise Unimplemented("Watch is not offered; poll Check instead")
+    async def _watch(self, call: Call, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        messages = [message async for message in requests]
+        if len(messages) != 1:
+            raise InvalidArgument(f"expected one request, got {len(messages)}")
+        service = _requested_service(messages[0])
+        told: int | None = None
+        while True:
+            status = self.status(service)
+            now = _SERVICE_UNKNOWN if status is None else int(status)
+            if now != told:
+                told = now
+                yield bytes((0x08, now))
+            else:
+                await self._changed.wait()
 
     async def _live(self, request: HttpRequest) -> HttpResponse:
         return HttpResponse(200, b"live\n")
@@ -111,37 +135,7 @@ class Health:
 
 def _requested_service(request: bytes) -> str:
     """Field 1 of a HealthCheckRequest; other fields are skipped, the last value wins (proto3)."""
-    service = b""
-    at = 0
     try:
-        while at < len(request):
-            tag, at = _varint(request, at)
-            wire_type = tag & 7
-            if wire_type == 2:
-                size, at = _varint(request, at)
-                if at + size > len(request):
-                    raise IndexError
-                if tag >> 3 == 1:
-                    service = bytes(request[at : at + size])
-                at += size
-            elif wire_type == 0:
-                _, at = _varint(request, at)
-            elif wire_type in (1, 5):
-                at += 8 if wire_type == 1 else 4
-            else:
-                raise IndexError
-        return service.decode()
-    except (IndexError, UnicodeDecodeError):
+        return text(dict(fields(request)).get(1, b""))
+    except WireError:
         raise InvalidArgument("the request is no grpc.health.v1.HealthCheckRequest") from None
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 70:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise IndexError

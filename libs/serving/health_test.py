@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.serving.call import Call, HttpRequest
-from libs.serving.errors import InvalidArgument, NotFound, ServingError, Unimplemented
+from libs.serving.errors import InvalidArgument, NotFound, ServingError
 from libs.serving.health import NOT_SERVING, SERVING, Health
 
 CHECK = "/grpc.health.v1.Health/Check"
@@ -66,9 +69,31 @@ async def test_probes() -> None:
     assert (await live(request)).status == 200
 
 
-async def test_watch_is_not_offered() -> None:
-    with pytest.raises(Unimplemented):
-        await Health().handlers()["/grpc.health.v1.Health/Watch"](Call("", {}), b"")
+async def _requests(*messages: bytes) -> AsyncIterator[bytes]:
+    for message in messages:
+        yield message
+
+
+async def test_watch_tells_each_change() -> None:
+    health = Health()
+    watch = health.streams()["/grpc.health.v1.Health/Watch"](Call("", {}), _requests(b"\x0a\x01a"))
+    assert await anext(watch) == b"\x08\x03", "it may yet come to be known"
+    health.set_status("a", SERVING)
+    health.set_status("b", SERVING)
+    assert await anext(watch) == b"\x08\x01"
+    waiting = asyncio.ensure_future(anext(watch))
+    health.set_status("b", NOT_SERVING)
+    await asyncio.sleep(0.01)
+    assert not waiting.done(), "another service's change"
+    health.drain()
+    assert await asyncio.wait_for(waiting, 10) == b"\x08\x02"
+    await watch.aclose()
+
+
+@pytest.mark.parametrize("messages", [(), (b"", b""), (b"\x0a\x09short",)])
+async def test_watch_takes_one_request(messages: tuple[bytes, ...]) -> None:
+    with pytest.raises(InvalidArgument):
+        await anext(Health().streams()["/grpc.health.v1.Health/Watch"](Call("", {}), _requests(*messages)))
 
 
 async def test_unknown_fields_are_skipped_and_the_last_name_wins() -> None:

@@ -166,7 +166,6 @@ def test_health(client: Client) -> None:
     assert client(check) == b"\x08\x01"
     assert client.error(check, b"\x0a\x04nope").code() is grpc.StatusCode.NOT_FOUND
     assert client.error(check, b"\x0a\x09short").code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert client.error("/grpc.health.v1.Health/Watch").code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_many_calls_at_a_time(client: Client) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from libs.proto.descriptors import ServiceDescriptors
 from libs.serving.asgi import GrpcApp
 from libs.serving.call import Call, Handler
 from libs.serving.errors import Unavailable
@@ -78,6 +79,7 @@ class Application:
         self.app = GrpcApp(
             self.handlers,
             max_message_bytes=options.max_message_bytes,
+            reflection=ServiceDescriptors(),
             on_startup=self.start,
             on_shutdown=self.stop,
             metrics=self._metrics,

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 
+from libs.proto.descriptors import ServiceDescriptors
 from libs.serving.asgi import GrpcApp
 from libs.serving.health import Health
 from libs.serving.metrics import Metrics
@@ -36,6 +37,7 @@ class Worker:
         self.app = GrpcApp(
             protocols.handlers(),
             routes=protocols.routes(),
+            reflection=ServiceDescriptors(),
             health=health,
             max_message_bytes=config.max_message_bytes,
             on_startup=self._start,
