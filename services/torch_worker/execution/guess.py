@@ -1,23 +1,47 @@
-"""Inputs that a model would take, guessed from its first layer, to warm it up where nobody recorded one."""
+"""Inputs that a model would take, made up from what its folder declares or guessed from its first layer, to warm it up
+where nobody recorded one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from services.torch_worker.execution.arguments import arguments_of
+from libs.proto.kserve_tensor import datatype
+from services.torch_worker.execution.arguments import NamedInputs, arguments_of
+from services.torch_worker.model.model_config import TensorSpec
 
 # Sides of pictures and lengths of sequences that are tried, the usual ones first: a model with a fixed size takes one.
 _SIDES = (224, 256, 128, 96, 64, 48, 32, 28, 16, 8)
 _LENGTHS = (32, 128, 512, 16, 64, 256)
 _VOLUMES = ((16, 112, 112), (8, 32, 32))
 
+# What is tried for a dimension of any size.
+_ANY_SIZE = 16
+
 _TABLES = ("Embedding", "EmbeddingBag")
 _RECURRENT = ("LSTM", "GRU", "RNN")
 _KNOWN = ("Linear", "Conv1d", "Conv2d", "Conv3d", *_TABLES, *_RECURRENT)
+
+
+def declared(specs: Sequence[TensorSpec]) -> Any:
+    """One row of the declared inputs, zeros and ones at random: an array, or for several inputs `NamedInputs`; None
+    where one of them is text.
+
+    Zero and one are in every table of embeddings, and are what masks hold.
+    """
+    random = np.random.default_rng(0)
+    rows = NamedInputs()
+    for spec in specs:
+        dtype = datatype(spec.datatype).array
+        if dtype.kind == "O":
+            return None
+        shape = (1, *(size if size >= 0 else _ANY_SIZE for size in spec.shape[1:]))
+        rows[spec.name] = random.integers(0, 2, shape).astype(dtype)
+    return rows if len(rows) > 1 else next(iter(rows.values()))
 
 
 def guesses(model: torch.nn.Module) -> Iterator[np.ndarray[Any, Any]]:

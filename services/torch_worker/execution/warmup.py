@@ -17,11 +17,13 @@ import torch
 
 from libs.serving.errors import ServingError
 from services.torch_worker.config import ConfigError
+from services.torch_worker.execution.arguments import NamedInputs
 from services.torch_worker.execution.calling import ModelCaller
 from services.torch_worker.execution.engine import Engine
-from services.torch_worker.execution.guess import guesses
+from services.torch_worker.execution.guess import declared, guesses
 from services.torch_worker.execution.recorded import Recorded
 from services.torch_worker.execution.threads import Requests, candidates, choose
+from services.torch_worker.model.model_config import TensorSpec
 
 log = logging.getLogger(__name__)
 
@@ -84,39 +86,51 @@ class RecordedLoad:
 
 
 class SyntheticLoad:
-    """Made-up rows through the model alone."""
+    """Made-up rows through the model alone.
 
-    def __init__(self, callers: Sequence[ModelCaller], row: np.ndarray[Any, Any], shared: bool) -> None:
+    Args:
+        callers: of the instances.
+        row: an array of one row, or several by name.
+        shared: whether requests may share a call.
+    """
+
+    def __init__(self, callers: Sequence[ModelCaller], row: Any, shared: bool) -> None:
         self._callers = callers
         self._row = row
         self.shared = shared
+        arrays = row.values() if isinstance(row, NamedInputs) else [row]
         # What a caller would send: data.tensor is float64.
-        self.requests = Requests(1, row.size * 8)
+        self.requests = Requests(1, sum(array.size for array in arrays) * 8)
 
     def run(self, count: int, instance: int) -> None:
         """One call with so many rows."""
         with torch.inference_mode():
-            self._callers[instance].call([np.repeat(self._row, count, axis=0)], {}, {})
+            self._callers[instance].call([self._row] * count, {}, {})
 
 
-def synthetic_load(callers: Sequence[ModelCaller], shared: bool) -> SyntheticLoad | None:
-    """Rows that the model takes; None if no guess is one.
+def synthetic_load(
+    callers: Sequence[ModelCaller], specs: Sequence[TensorSpec], shared: bool
+) -> SyntheticLoad | None:
+    """Rows that the model takes, by its declared inputs if there are any; None if no guess is one.
 
     Numbers are tried as float64 too, which the wire's tensors are: what the model makes of them is then known.
     """
-    caller = callers[0]
+    rows = iter([declared(specs)]) if specs else guesses(callers[0].model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for row in guesses(caller.model):
+        for row in rows:
+            if row is None:
+                continue
             try:
                 load = SyntheticLoad(callers, row, shared)
                 load.run(1, 0)
-                if row.dtype.kind == "f":
+                if isinstance(row, np.ndarray) and row.dtype.kind == "f":
                     load = SyntheticLoad(callers, row.astype(np.float64), shared)
                     load.run(1, 0)
                 return load
             except Exception as error:  # a guess that was wrong, whatever the model says to it
-                log.debug("the model does not take %s: %s", row.shape, error)
+                level = logging.WARNING if specs else logging.DEBUG
+                log.log(level, "the model does not take made-up rows: %s: %s", type(error).__name__, error)
     return None
 
 
@@ -252,6 +266,7 @@ def warm_up(
     engine: Engine,
     callers: Sequence[ModelCaller],
     recorded: Sequence[Recorded],
+    specs: Sequence[TensorSpec],
     warming: WarmUp,
     *,
     cores: int,
@@ -262,6 +277,10 @@ def warm_up(
     """Warm all instances up, with recorded requests where there are some, else with guessed rows.
 
     Args:
+        recorded: requests, the typical one first.
+        specs: the declared inputs.
+        warming: how far to go.
+        cores: that this process may use.
         threads: of a call, where that is settled; None chooses.
         alone: recorded requests only: where hooks call the model, nothing is known of its inputs.
         set_threads: makes further calls on this thread use so many.
@@ -276,7 +295,7 @@ def warm_up(
         except ServingError as error:
             raise _failed(request, error) from error
     if not loads and not alone:
-        synthetic = synthetic_load(callers, engine.shares_calls)
+        synthetic = synthetic_load(callers, specs, engine.shares_calls)
         if synthetic is not None:
             loads.append(("made-up rows", synthetic))
     if not loads:

@@ -14,11 +14,12 @@ from torch import nn
 from services.torch_worker.config import ConfigError
 from services.torch_worker.execution.calling import ModelCaller
 from services.torch_worker.execution.engine import Engine
-from services.torch_worker.execution.guess import guesses
+from services.torch_worker.execution.guess import declared, guesses
 from services.torch_worker.execution.recorded import Recorded
 from services.torch_worker.execution.threads import Requests
 from services.torch_worker.execution.warmup import Warmth, WarmUp, on_own_thread, synthetic_load, warm_up
 from services.torch_worker.model.hooks import Hooks
+from services.torch_worker.model.model_config import TensorSpec
 
 CPU = torch.device("cpu")
 
@@ -80,6 +81,7 @@ def make(model: nn.Module, hooks: Hooks | None = None, copies: int = 1) -> tuple
 def warm(
     model: nn.Module,
     *recorded: Recorded,
+    specs: tuple[TensorSpec, ...] = (),
     hooks: Hooks | None = None,
     alone: bool = False,
     copies: int = 1,
@@ -87,7 +89,7 @@ def warm(
 ) -> Warmth:
     engine, callers = make(model, hooks, copies)
     warming = WarmUp(instances=copies, max_rows=max_rows)
-    return warm_up(engine, callers, recorded, warming, cores=1, threads=1, alone=alone)
+    return warm_up(engine, callers, recorded, specs, warming, cores=1, threads=1, alone=alone)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def warm(
 )
 def test_guesses_find_what_the_model_takes(model: nn.Module, shape: tuple[int, ...]) -> None:
     _, callers = make(model)
-    load = synthetic_load(callers, True)
+    load = synthetic_load(callers, (), True)
     assert load is not None
     load.run(3, 0)
     assert load.requests.bytes == int(np.prod(shape)) * 8
@@ -114,7 +116,25 @@ def test_guesses_find_what_the_model_takes(model: nn.Module, shape: tuple[int, .
 def test_no_guess_is_made_where_nothing_is_known() -> None:
     assert list(guesses(Two())) == []
     assert list(guesses(nn.ReLU())) == []
-    assert synthetic_load(make(nn.Sequential(nn.Linear(4, 2), nn.Linear(3, 1)))[1], True) is None
+    assert synthetic_load(make(nn.Sequential(nn.Linear(4, 2), nn.Linear(3, 1)))[1], (), True) is None
+
+
+def test_declared_inputs_are_made_up() -> None:
+    specs = (TensorSpec("ids", "INT64", (-1, 8)), TensorSpec("mask", "BOOL", (-1, -1)))
+    rows = declared(specs)
+    assert {name: (x.dtype.name, x.shape) for name, x in rows.items()} == {
+        "ids": ("int64", (1, 8)),
+        "mask": ("bool", (1, 16)),
+    }
+    assert declared((TensorSpec("text", "BYTES", (-1, 1)),)) is None
+    two = (TensorSpec("a", "FP32", (-1, 3)), TensorSpec("b", "FP32", (-1, 3)))
+    assert sorted(warm(Two(), specs=two).seconds) == [1, 2, 4]
+
+
+def test_declared_inputs_that_fail_only_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert warm(nn.Linear(3, 1), specs=(TensorSpec("x", "FP32", (-1, 4)),)).seconds == {}
+    assert "does not take made-up rows: RuntimeError" in caplog.text
 
 
 def test_embeddings_get_numbers_of_their_table() -> None:
@@ -132,7 +152,7 @@ def test_made_up_rows_warm_all_sizes_of_all_instances() -> None:
 
 def test_wire_numbers_are_known_after_the_warm_up(caplog: pytest.LogCaptureFixture) -> None:
     engine, callers = make(nn.Linear(3, 1))
-    warm_up(engine, callers, [], WarmUp(instances=1, max_rows=2), cores=1, threads=1, alone=False)
+    warm_up(engine, callers, [], (), WarmUp(instances=1, max_rows=2), cores=1, threads=1, alone=False)
     failing = {"count": 0}
     callers[0].model.register_forward_hook(lambda *_: failing.update(count=failing["count"] + 1))
     engine.run([engine.prepare(np.ones((1, 3)), {"tags": {}})])
@@ -162,7 +182,7 @@ def test_a_recorded_request_settles_whether_calls_are_shared() -> None:
     engine, callers = make(nn.Linear(3, 1))
     warming = WarmUp(instances=1, max_rows=4)
     row = Recorded("a.npy", np.ones((1, 3), np.float32), {}, 140)
-    warm_up(engine, callers, [row], warming, cores=1, threads=1, alone=False)
+    warm_up(engine, callers, [row], (), warming, cores=1, threads=1, alone=False)
     calls: list[int] = []
     callers[0].model.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
     engine.run([engine.prepare(np.full((1, 3), n, np.float32), {"tags": {}}) for n in range(3)])

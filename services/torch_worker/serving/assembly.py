@@ -10,31 +10,37 @@ import torch
 
 from libs.serving.batcher import BatchPolicy
 from libs.serving.metrics import Metrics
-from services.torch_worker.config import DEFAULT_MAX_BATCH_SIZE, DEFAULT_MAX_DELAY_MS, WorkerConfig
+from services.torch_worker.config import DEFAULT_MAX_BATCH_SIZE, ConfigError, WorkerConfig
 from services.torch_worker.execution.calling import ModelCaller
 from services.torch_worker.execution.cores import hook_threads, model_threads, usable_cores
 from services.torch_worker.execution.devices import resolve_devices
 from services.torch_worker.execution.engine import Engine
 from services.torch_worker.execution.instances import copies
+from services.torch_worker.execution.recorded import read_recorded
 from services.torch_worker.execution.warmup import WarmUp, on_own_thread, warm_up
 from services.torch_worker.model.folder import open_folder
 from services.torch_worker.model.hooks import load_hooks
 from services.torch_worker.model.loading import enter_folder, load_model
-from services.torch_worker.model.model_config import ModelConfig
+from services.torch_worker.model.model_config import ModelConfig, WarmupConfig
 from services.torch_worker.serving.servable import Servable
 
 log = logging.getLogger(__name__)
 
 
 def policy_of(worker: WorkerConfig, model: ModelConfig) -> BatchPolicy:
-    """Batching bounds: the command line's, else the model folder's, else the defaults."""
+    """Batching bounds: the command line's, else the model folder's, else the defaults.
 
-    def first(*values: float | None) -> float:
-        return next(v for v in values if v is not None)
-
-    batch = int(first(worker.max_batch_size, model.max_batch_size, DEFAULT_MAX_BATCH_SIZE))
-    delay = first(worker.max_delay_ms, model.max_delay_ms, DEFAULT_MAX_DELAY_MS)
-    return BatchPolicy(batch, max(worker.max_queue, batch), delay)
+    Raises:
+        ConfigError: a preferred batch size is more than a batch holds.
+    """
+    batch = worker.max_batch_size or model.max_batch_size or DEFAULT_MAX_BATCH_SIZE
+    delay = worker.max_delay_ms if worker.max_delay_ms is not None else model.max_delay_ms
+    preferred = worker.preferred_batch_sizes or model.preferred_batch_sizes or ()
+    if preferred and max(preferred) > batch:
+        raise ConfigError(
+            f"preferred_batch_sizes has {max(preferred)}: expected at most max_batch_size, {batch}"
+        )
+    return BatchPolicy(batch, max(worker.max_queue, batch), delay, preferred)
 
 
 class Assembler:
@@ -65,14 +71,20 @@ class Assembler:
         ]
         engine = Engine(callers, hooks, folder=folder.path, batchable=folder.config.batchable)
         policy = policy_of(config, folder.config)
+        warmup = folder.config.warmup or WarmupConfig()
         wanted = config.threads if config.threads is not None else folder.config.threads
         warmth = on_own_thread(
             partial(
                 warm_up,
                 engine,
                 callers,
-                [],
-                WarmUp(instances=len(callers), max_rows=policy.max_batch_size),
+                [read_recorded(folder.path / file) for file in warmup.files],
+                folder.config.inputs,
+                WarmUp(
+                    instances=len(callers),
+                    max_rows=policy.max_batch_size,
+                    sizes=(*policy.preferred_batch_sizes, *warmup.rows),
+                ),
                 cores=cores,
                 threads=wanted
                 or self._threads
@@ -97,13 +109,13 @@ class Assembler:
         )
         stats.queued_rows = lambda: servable.queued_rows
         log.info(
-            "loaded %s on %s: %d instances, %d threads a call, batches of up to %d rows, delay %g ms, queue %d rows",
+            "loaded %s on %s: %d instances, %d threads a call, batches of up to %d rows, delay %s, queue %d rows",
             name,
             config.device,
             len(callers),
             threads,
             policy.max_batch_size,
-            policy.max_delay_ms,
+            "adaptive" if policy.max_delay_ms is None else f"up to {policy.max_delay_ms:g} ms",
             policy.max_queue_rows,
         )
         return servable
