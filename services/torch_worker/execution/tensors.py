@@ -162,16 +162,13 @@ def plain(output: Any) -> Any:
     """The default postprocess: arrays stay arrays, a list of equal arrays becomes one array with a new first
     dimension.
 
-    Lists of other things become nested lists, dicts (and dataclasses, by field) keep their keys with plain lists as
-    values (they are answered as JSON), everything else stays as it is.
+    Other structures keep their form with arrays in it: each protocol makes of them what it can carry.
     """
     output = to_numpy(output)
     if isinstance(output, list) and output and all(isinstance(v, np.ndarray) for v in output):
         first = output[0]
         if all(v.shape == first.shape and v.dtype == first.dtype for v in output):
             return np.array(output)
-    if isinstance(output, dict | list):
-        return listed(output)
     return output
 
 

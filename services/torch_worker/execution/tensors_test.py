@@ -142,8 +142,10 @@ def test_plain() -> None:
     assert plain(torch.ones(2, 1)).shape == (2, 1)
     heads = plain([torch.zeros(3, 1), torch.ones(3, 1)])
     assert heads.shape == (2, 3, 1) and heads.dtype == np.float32
-    assert plain((torch.zeros(1), torch.zeros(2))) == [[0.0], [0.0, 0.0]]
-    assert plain({"a": torch.ones(1), "b": (np.float32(2), "t")}) == {"a": [1.0], "b": [2.0, "t"]}
+    unequal = plain((torch.zeros(1), torch.zeros(2)))
+    assert [part.dtype for part in unequal] == [np.float32] * 2 and listed(unequal) == [[0.0], [0.0, 0.0]]
+    named = plain({"a": torch.ones(1), "b": (np.float32(2), "t")})
+    assert named["a"].dtype == np.float32 and listed(named) == {"a": [1.0], "b": [2.0, "t"]}
     assert plain("text") == "text" and plain(b"x") == b"x" and plain(None) is None
     assert plain(torch.ones(1, dtype=torch.bfloat16, requires_grad=True)).dtype == np.float32
     assert to_numpy([torch.zeros(1), 3])[1] == 3
@@ -190,7 +192,7 @@ def test_dataclasses_and_lists_of_text_have_rows_too() -> None:
     first, second = split(output, [1, 2])
     assert isinstance(second, Detection)
     assert first.labels == ["a"] and second.labels == ["b", "c"] and second.boxes.tolist() == [[2, 3], [4, 5]]
-    assert plain(first) == {"boxes": [[0.0, 1.0]], "labels": ["a"]}
-    assert plain_parts(output, [1, 2]) == [plain(first), plain(second)]
+    assert listed(plain(first)) == {"boxes": [[0.0, 1.0]], "labels": ["a"]}
+    assert listed(plain_parts(output, [1, 2])) == listed([plain(first), plain(second)])
     with pytest.raises(NotSplittableError, match="3 rows with a list of 2 values"):
         split(["a", "b"], [1, 2])

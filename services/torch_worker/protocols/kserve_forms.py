@@ -12,6 +12,7 @@ from typing import Any
 
 from libs.proto.kserve import InferRequest, InferTensor, Parameter, RequestedOutput
 from libs.serving.errors import InvalidArgument
+from services.torch_worker.execution.arguments import NamedInputs
 
 # Parameters of Triton's extensions that change what an answer means, so that passing over them would be wrong.
 _REFUSED_INPUT = ("shared_memory_region",)
@@ -87,10 +88,10 @@ class Form:
 
 
 def payload_of(tensors: Sequence[InferTensor]) -> Any:
-    """The hooks' payload: the array of a single input, a dict of several by name."""
+    """The payload: the array of a single input, several by name."""
     if len(tensors) == 1:
         return tensors[0].array
-    return {tensor.name: tensor.array for tensor in tensors}
+    return NamedInputs((tensor.name, tensor.array) for tensor in tensors)
 
 
 def _once(what: str, names: Sequence[str]) -> None:

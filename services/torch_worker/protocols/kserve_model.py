@@ -112,7 +112,7 @@ class KServeModel:
     def _signature(self, servable: Servable) -> Signature:
         signature = self._signatures.get(servable)
         if signature is None:
-            signature = self._signatures[servable] = Signature()
+            signature = self._signatures[servable] = Signature(servable.inputs, servable.outputs)
         return signature
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from libs.proto.kserve import InferRequest, InferTensor, decode_request
+from services.torch_worker.execution.arguments import NamedInputs
 from services.torch_worker.protocols.kserve_forms import Form, payload_of
 
 # Patterns kept, by message length; longer frames seldom repeat; misses until a pattern is replaced.
@@ -51,7 +52,7 @@ class _Pattern:
             return None
         if not self.rest:
             return self.first.view(body)
-        arrays = {self.first.name: self.first.view(body)}
+        arrays = NamedInputs({self.first.name: self.first.view(body)})
         for run in self.rest:
             if body[run.begin : run.start] != run.before:
                 return None

@@ -42,10 +42,11 @@ class Signature:
     def saw(self, form: Form, outputs: Sequence[InferTensor]) -> None:
         """A request of this form was answered with these outputs, all that the model gives."""
         if not self._seen_outputs:
+            rows = form.inputs[0][2][:1]
             self._seen_inputs = [
-                Tensor(name, datatype, _any_rows(shape)) for name, datatype, shape in form.inputs
+                Tensor(name, datatype, _any_rows(shape, shape[:1])) for name, datatype, shape in form.inputs
             ]
-            self._seen_outputs = [Tensor(t.name, t.datatype, _any_rows(t.array.shape)) for t in outputs]
+            self._seen_outputs = [Tensor(t.name, t.datatype, _any_rows(t.array.shape, rows)) for t in outputs]
 
     def check(self, form: Form) -> None:
         """Whether a request agrees with what is declared.
@@ -84,5 +85,7 @@ def _check_input(spec: Spec, datatype: str, shape: tuple[int, ...]) -> None:
         raise InvalidArgument(f"input {spec.name!r} takes the shape {list(spec.shape)}, got {list(shape)}")
 
 
-def _any_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (-1, *shape[1:]) if shape else shape
+def _any_rows(shape: tuple[int, ...], rows: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape with -1 for the rows: its first dimension, or the second, behind the heads that make one array."""
+    at = next((at for at, size in enumerate(shape[:2]) if (size,) == rows), None)
+    return shape if at is None else (*shape[:at], -1, *shape[at + 1 :])
