@@ -170,6 +170,20 @@ class Batcher(Generic[T, R]):
         """Rows inside `run` now."""
         return self._running_rows
 
+    def start_by(self, deadline: float, now: float) -> float:
+        """When a run must begin to end by the deadline; for runs that the owner does without the batcher.
+
+        Raises:
+            DeadlineExceeded: no run can end by then.
+        """
+        with self._lock:
+            return self._queue.cost.start_by(deadline, now)
+
+    def observe(self, seconds: float, rows: int, now: float) -> None:
+        """Reports a run that the owner did without the batcher: it tells what runs take as well as others."""
+        with self._lock:
+            self._queue.cost.observe(seconds, rows, now)
+
     async def submit(
         self,
         item: T,

@@ -28,7 +28,7 @@ from typing import Generic
 
 from libs.serving.company import Company
 from libs.serving.cost import CallCost
-from libs.serving.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
+from libs.serving.errors import InvalidArgument, ResourceExhausted
 from libs.serving.lanes import QUEUED, Level, State, Ticket, TicketT
 
 __all__ = ["BatchPolicy", "BatchQueue", "State", "Take", "Ticket"]
@@ -81,7 +81,7 @@ class BatchPolicy:
                 )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Take(Generic[TicketT]):
     """Answer of `BatchQueue.take`.
 
@@ -91,7 +91,6 @@ class Take(Generic[TicketT]):
         dropped: tickets found EXPIRED or CANCELLED on the way; they never run.
         wake_at: when to ask again if `wakes` does not say so before; None if there is nothing to wait for.
         started: when it was taken.
-        expected_end: when the run is expected to end.
     """
 
     batch: list[TicketT]
@@ -99,7 +98,6 @@ class Take(Generic[TicketT]):
     dropped: list[TicketT]
     wake_at: float | None
     started: float
-    expected_end: float = 0.0
 
 
 class BatchQueue(Generic[TicketT]):
@@ -127,7 +125,7 @@ class BatchQueue(Generic[TicketT]):
         self._levels: list[Level[TicketT]] = [Level(0)]  # ascending: the highest priority first
         self._by_priority = {0: self._levels[0]}
         self._passed_over = 0
-        self._ends: list[float] = []  # expected, of the runs going on
+        self._runs: list[Take[TicketT]] = []  # those going on
         self._company: Company | None = None
         if policy.max_delay_ms != 0:
             self._company = Company(_NEVER if policy.max_delay_ms is None else policy.max_delay_ms / 1e3)
@@ -188,8 +186,8 @@ class BatchQueue(Generic[TicketT]):
         levels = self._levels
         waiting = levels[0].lanes[key].rows if len(levels) == 1 else 0
         if not waiting:
-            first = self._by_priority[head.priority]
-            levels = [first, *(level for level in levels if level is not first and key in level.lanes)]
+            own = self._by_priority[head.priority]
+            levels = [own, *(level for level in levels if level is not own and key in level.lanes)]
             waiting = sum([level.lanes[key].rows for level in levels])
         wake_at = self._hold(waiting, now)
         if wake_at is not None:
@@ -197,18 +195,21 @@ class BatchQueue(Generic[TicketT]):
         limit = room = max(self._limit(waiting, now), head.rows)
         for level in levels:
             tickets = level.lanes[key].tickets
+            before, first = room, len(batch)
             while tickets:
                 ticket = tickets[0]
                 if ticket.state is QUEUED and (ticket is head or not self._dead(level, ticket, now, dropped)):
                     if ticket.rows > room:
                         break
                     room -= ticket.rows
-                    self._leave(level, ticket, _TAKEN)
+                    ticket.state = _TAKEN
                     batch.append(ticket)
                 tickets.popleft()
-            level.tidy(key)
+            level.took(key, len(batch) - first, before - room)
             if tickets:
                 break
+        self.items -= len(batch)
+        self.rows -= limit - room
         if len(self._levels) > 1:
             batch.sort(key=_arrived)
             self._drop_empty_levels()
@@ -216,14 +217,13 @@ class BatchQueue(Generic[TicketT]):
             self._soonest = _NEVER
         if self._company is not None:
             self._company.taken(batch)
-        rows = limit - room
-        expected_end = now + self.cost.typical(rows)
-        self._ends.append(expected_end)
-        return Take(batch, rows, dropped, None, now, expected_end)
+        take = Take(batch, limit - room, dropped, None, now)
+        self._runs.append(take)
+        return take
 
     def finished(self, take: Take[TicketT], now: float, *, failed: bool = False) -> None:
         """Reports that a taken batch's run has ended. What a failed one took is not remembered."""
-        self._ends.remove(take.expected_end)
+        self._runs.remove(take)
         if not failed:
             self.cost.observe(now - take.started, take.rows, now)
         if self._company is not None:
@@ -247,33 +247,22 @@ class BatchQueue(Generic[TicketT]):
 
     def _admit(self, ticket: TicketT, deadline: float, now: float) -> None:
         """Sets when the ticket must start; raises if it cannot be answered by its deadline."""
-        cost = self.cost
-        left, least = deadline - now, cost.least(now)
-        if left <= least:
-            if left <= 0:
-                raise DeadlineExceeded("the deadline passed before the request was queued")
-            if not cost.probes(now):
-                raise DeadlineExceeded(
-                    f"the deadline is in {left * 1e3:.0f} ms and the model takes {least * 1e3:.0f} ms or "
-                    "more, so it was not run"
-                )
-            ticket.start_by = deadline
-            return
-        ticket.start_by = deadline - least
-        if self.items or len(self._ends) == self._threads:
+        ticket.start_by = start_by = self.cost.start_by(deadline, now)
+        if start_by < deadline and (self.items or len(self._runs) == self._threads):
             expected = self._expected_s(ticket, now)
-            if expected > left:
+            if now + expected > deadline:
                 raise ResourceExhausted(
                     f"the queue is too long: an answer would take {expected * 1e3:.0f} ms and the deadline "
-                    f"is in {left * 1e3:.0f} ms"
+                    f"is in {(deadline - now) * 1e3:.0f} ms"
                 )
 
     def _expected_s(self, ticket: TicketT, now: float) -> float:
         """Seconds until the ticket's answer if it is queued now."""
         cost = self.cost
         # A run that is overdue is expected to take as long again as it is late.
-        expected = min([abs(end - now) for end in self._ends]) if len(self._ends) == self._threads else 0.0
-        expected += cost.typical(ticket.rows)
+        expected = cost.typical(ticket.rows)
+        if len(self._runs) == self._threads:
+            expected += min([abs(run.started + cost.typical(run.rows) - now) for run in self._runs])
         ahead, lanes = 0, 0
         for level in self._levels:
             if level.priority <= ticket.priority:

@@ -1,5 +1,5 @@
 """How long a model call takes, learned from the calls: a typical time as a function of rows, and a time that no call
-undercuts. Pure; the clock is the caller's.
+undercuts. Pure; the clock is the caller's. All times are in seconds.
 
 **Typical.** seconds = row_s * rows + base_s. Calls are sorted by size into classes of a factor of two; each class
 keeps its last few calls and stands for them with its median rows and median seconds, so that one call in two may be
@@ -10,12 +10,14 @@ of one size, nothing tells the two coefficients apart, and rows count as free: l
 was seen.
 
 **Least.** For refusing a request because it comes too late, only what is certain counts, and the estimate must not
-feed on itself: refused requests teach nothing, so now and then one of them runs (`probes`).
+feed on itself: refused requests teach nothing, so now and then one of them runs (`start_by`).
 """
 
 from __future__ import annotations
 
 from collections import deque
+
+from libs.serving.errors import DeadlineExceeded
 
 # Calls remembered of each size class. Small: the present load is what counts, and the median of 7 forgives 3.
 _CLASS_CALLS = 7
@@ -47,7 +49,7 @@ class _SizeClass:
 
 
 class CallCost:
-    """Remembers the calls of one model; observed by one thread at a time, others may ask.
+    """Remembers the calls of one model. Not thread safe: the owner holds a lock.
 
     Attributes:
         calls: how many were observed.
@@ -56,8 +58,18 @@ class CallCost:
     """
 
     __slots__ = (
-        "_classes", "_fitted", "_last", "_least_row_s", "_least_s", "_probed", "_seen", "base_s", "calls", "row_s"
-    )  # fmt: skip
+        "_classes",
+        "_current",
+        "_fitted",
+        "_last",
+        "_least_row_s",
+        "_least_s",
+        "_probed",
+        "_seen",
+        "base_s",
+        "calls",
+        "row_s",
+    )
 
     def __init__(self) -> None:
         self.calls = 0
@@ -66,6 +78,7 @@ class CallCost:
         self._classes: dict[int, _SizeClass] = {}
         self._fitted = float("-inf")
         self._seen: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
+        self._current = True  # the least times are those of the calls seen
         self._least_s = 0.0
         self._least_row_s = 0.0
         self._last = float("-inf")
@@ -88,8 +101,7 @@ class CallCost:
             self._seen.clear()
         self._last = self._probed = now
         self._seen.append((seconds, seconds / rows))
-        self._least_s = min([call for call, _ in self._seen])
-        self._least_row_s = min([row for _, row in self._seen])
+        self._current = False
 
     def typical(self, rows: int) -> float:
         """Seconds that a call of so many rows is expected to take; 0 until a call was observed."""
@@ -100,18 +112,34 @@ class CallCost:
         age = now - self._last
         if age > _ROW_MEMORY_S:
             return 0.0
+        if not self._current:
+            self._current = True
+            self._least_s = min([call for call, _ in self._seen])
+            self._least_row_s = min([row for _, row in self._seen])
         needed = _ROW_SHARE * self._least_row_s
         return max(needed, _CALL_SHARE * self._least_s) if age <= _CALL_MEMORY_S else needed
 
-    def probes(self, now: float) -> bool:
-        """Whether a request that seems to come too late shall run all the same, to renew the memory.
+    def start_by(self, deadline: float, now: float) -> float:
+        """When a call must begin to end by the deadline.
 
-        True once a second at most, and only when no call has run for a second.
+        Once a second at most, and only when no call has run for a second, a request that seems to come too late gets
+        its deadline for an answer: it shall run all the same, to renew the memory.
+
+        Raises:
+            DeadlineExceeded: no call can end by then.
         """
+        left, least = deadline - now, self.least(now)
+        if left > least:
+            return deadline - least
+        if left <= 0:
+            raise DeadlineExceeded("the deadline passed before the request was queued")
         if now - self._probed < _PROBE_S:
-            return False
+            raise DeadlineExceeded(
+                f"the deadline is in {left * 1e3:.0f} ms and the model takes {least * 1e3:.0f} ms or more, so it was "
+                "not run"
+            )
         self._probed = now
-        return True
+        return deadline
 
     def _fit(self, now: float) -> None:
         self._fitted = now

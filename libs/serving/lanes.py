@@ -126,6 +126,13 @@ class Level(Generic[TicketT]):
         self.rows -= rows
         self.items -= 1
 
+    def took(self, key: Hashable, items: int, rows: int) -> None:
+        """Counts out tickets of one key that were popped off their lane."""
+        self.lanes[key].rows -= rows
+        self.rows -= rows
+        self.items -= items
+        self.tidy(key)
+
     def oldest(self) -> TicketT | None:
         """The ticket that has waited longest."""
         order = self._order

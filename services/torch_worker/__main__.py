@@ -13,7 +13,6 @@ from libs.serving.server import run_server
 from services.torch_worker.config import (
     CONFIG_VARIABLE,
     DEFAULT_MAX_BATCH_SIZE,
-    DEFAULT_MAX_DELAY_MS,
     DEFAULT_MAX_MESSAGE_BYTES,
     DEFAULT_MAX_QUEUE,
     ConfigError,
@@ -35,7 +34,7 @@ the model folder holds
   *.py           the files that define its classes
   processor.py   optional: preprocess(x, **kwargs), run_model(model, x, **kwargs), postprocess(x, **kwargs),
                  class_names = [...]; kwargs["meta"]["tags"] is the request's tags
-  config.toml    optional: [model] batchable = true|false, max_batch_size = 64, max_delay_ms = 0
+  config.toml    optional: [model] batchable = true|false, max_batch_size = 64
 
 methods: /seldon.protos.Model/Predict, /seldon.protos.Seldon/Predict, /grpc.health.v1.Health/Check;
 over HTTP on the same port: GET /metrics, /health/live, /health/ready.
@@ -148,8 +147,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-delay-ms",
         type=_number(float, 0, 10_000),
         metavar="MS",
-        help="how long an incomplete batch waits for company under concurrent traffic; a lone request never "
-        f"waits (default: config.toml's, else {DEFAULT_MAX_DELAY_MS:g})",
+        help="longest time that an incomplete batch is held for callers about to return; 0: never. How long it is "
+        "held is learned, and a lone request never waits (default: config.toml's, else as the model's speed allows)",
     )
     add(
         "--max-queue",

@@ -9,7 +9,6 @@ from pathlib import Path
 CONFIG_VARIABLE = "TORCH_WORKER_CONFIG"
 
 DEFAULT_MAX_BATCH_SIZE = 64
-DEFAULT_MAX_DELAY_MS = 0.0
 DEFAULT_MAX_QUEUE = 1024
 # The original's limit, which callers and gateway keep as well.
 DEFAULT_MAX_MESSAGE_BYTES = 10 << 20

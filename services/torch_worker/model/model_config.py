@@ -68,7 +68,8 @@ class ModelConfig:
             (not said): they share it unless there is a custom run_model or the first shared call gives other
             answers.
         max_batch_size: most rows in one model call.
-        max_delay_ms: how long a request may wait for company when the model is idle.
+        max_delay_ms: longest time that an incomplete batch is held for callers about to return; 0: never; None (not
+            said): as long as the model's measured time allows.
         preferred_batch_sizes: rows that a batch is cut to, or filled up to, where possible; ascending.
         instances: model calls that may run at a time, each on a copy of the model.
         threads: CPU threads of one model call.

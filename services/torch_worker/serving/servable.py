@@ -16,9 +16,9 @@ from typing import Any
 
 from libs.serving.batcher import Batcher, BatchObserver, BatchPolicy
 from libs.serving.call import Call
-from libs.serving.errors import DeadlineExceeded, ServingError
+from libs.serving.errors import ServingError
 from services.torch_worker.execution.engine import Engine, Job
-from services.torch_worker.serving.haste import Haste
+from services.torch_worker.model.model_config import TensorSpec
 from services.torch_worker.serving.quick import Quick
 from services.torch_worker.serving.turn import Turn
 
@@ -64,6 +64,7 @@ class Servable:
             for folders with hooks, which may wait for something.
         observer: told about the model's batches.
         hook_observer: told about preprocess's groups.
+        inputs, outputs: what the folder declares of them, for protocols that describe models.
     """
 
     def __init__(
@@ -77,11 +78,14 @@ class Servable:
         inline: bool = False,
         observer: BatchObserver | None = None,
         hook_observer: BatchObserver | None = None,
+        inputs: Sequence[TensorSpec] = (),
+        outputs: Sequence[TensorSpec] = (),
     ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
         self._engine = engine
         self._max_rows = policy.max_batch_size
         self._observer = observer
-        self._haste = Haste()
         self._quick = Quick()
         self._inline = inline
         # Held while an instance runs: the event loop's thread and the instance's own never run it together.
@@ -110,7 +114,7 @@ class Servable:
         if engine.preprocesses:
             self._hooks = Batcher(
                 self._prepare_group,
-                BatchPolicy(_HOOK_GROUP, max(policy.max_queue_rows, _HOOK_GROUP)),
+                BatchPolicy(_HOOK_GROUP, max(policy.max_queue_rows, _HOOK_GROUP), max_delay_ms=0),
                 size=lambda _: 1,
                 key=lambda _: None,
                 threads=hook_threads,
@@ -134,6 +138,7 @@ class Servable:
 
         Raises:
             DeadlineExceeded: the deadline passed in a queue, or comes sooner than the model can answer.
+            ResourceExhausted: a queue is full, or so long that the answer would come after the deadline.
             ServingError: what the engine, a hook, the queue or the request's encode raised; see there.
         """
         self._present += 1
@@ -149,24 +154,15 @@ class Servable:
             self._present -= 1
 
     async def _answer(self, call: Call, request: Request, job: Job) -> bytes:
-        now = time.monotonic()
-        start_by = call.deadline
-        if start_by is not None:
-            left, needed = start_by - now, self._haste.needed(now)
-            if left > needed:
-                start_by -= needed
-            elif left <= 0 or not self._haste.probes(now):
-                raise DeadlineExceeded(
-                    f"the deadline is in {max(left, 0) * 1e3:.0f} ms and the model takes "
-                    f"{needed * 1e3:.0f} ms or more, so it was not run"
-                )
-        if self._inline and self._quick.allows(job.rows, now):
+        deadline = call.deadline
+        if self._inline and self._quick.allows(job.rows, now := time.monotonic()):
+            start_by = None if deadline is None else self._model.start_by(deadline, now)
             task = (request, job)
             return await self._turn.submit(
                 task, self._size(task), self._key(task), start_by, call.cancelled, now
             )
         return await self._model.submit(
-            (request, job), deadline=start_by, cancelled=call.cancelled, priority=request.priority
+            (request, job), deadline=deadline, cancelled=call.cancelled, priority=request.priority
         )
 
     async def close(self, drain_deadline_s: float) -> None:
@@ -192,9 +188,11 @@ class Servable:
                 self._instance_init(0)
                 self._loop_initialised = True
             answers = self._run_locked(tasks, 0)
+        end = time.monotonic()
+        rows = sum([job.rows for _, job in tasks])
+        self._model.observe(end - start, rows, end)
         if self._observer is not None:
-            rows = sum([job.rows for _, job in tasks])
-            self._observer.ran(len(tasks), rows, waited_s, time.monotonic() - start)
+            self._observer.ran(len(tasks), rows, waited_s, end - start)
         return answers
 
     def _dropped(self, reason: str, items: int) -> None:
@@ -222,7 +220,6 @@ class Servable:
         end = time.monotonic()
         rows = sum([job.rows for _, job in tasks])
         with self._observing:
-            self._haste.observe(end - start, rows, end)
             self._quick.observe(end - start, rows, end)
         return [self._encode(request, result) for (request, _), result in zip(tasks, results, strict=True)]
 
