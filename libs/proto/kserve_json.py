@@ -84,7 +84,7 @@ def _decode_tensor(item: Mapping[str, Any], body: bytes, at: int) -> tuple[Infer
                 raise ProtoError("it has no data")
             array = _from_json(item["data"], kind, shape)
         else:
-            if not _is_size(size) or size > len(body) - at:
+            if not isinstance(size, int) or not _is_size(size) or size > len(body) - at:
                 raise ProtoError(f"{_BINARY_SIZE} is {size!r}, and {len(body) - at} bytes are left")
             if "data" in item:
                 raise ProtoError("it has data and binary data")

@@ -8,6 +8,7 @@ from services.torch_worker.protocols.kserve_grpc import KServeGrpc
 from services.torch_worker.protocols.kserve_model import KServeModel
 from services.torch_worker.protocols.kserve_rest import KServeRest
 from services.torch_worker.protocols.seldon_grpc import SeldonGrpc
+from services.torch_worker.protocols.seldon_rest import SeldonRest
 from services.torch_worker.serving.repository import Repository
 
 
@@ -23,6 +24,7 @@ class Protocols:
         self._kserve = KServeGrpc(model, lambda: health.serving)
         self._kserve_rest = KServeRest(model, lambda: health.serving)
         self._seldon = SeldonGrpc(repository)
+        self._seldon_rest = SeldonRest(repository)
 
     def handlers(self) -> dict[str, Handler]:
         """gRPC handlers by method path."""
@@ -30,4 +32,4 @@ class Protocols:
 
     def routes(self) -> list[Route]:
         """Plain HTTP."""
-        return self._kserve_rest.routes()
+        return [*self._kserve_rest.routes(), *self._seldon_rest.routes()]

@@ -1,22 +1,23 @@
 """From a hook's result to the response message, by the rules of seldon-core's Python wrapper.
 
 Arrays and lists are answered in the kind that was asked in when the request carried `data` and they are
-numbers; numbers to other requests become a tensor, what is not numbers an ndarray. str, bytes and dict become
-strData, binData and jsonData. Arrays of two and more dimensions carry column names. The request's puid, tags,
+numbers; numbers to other requests become a tensor, what is not numbers an ndarray. str, bytes, dict and google.protobuf.Any
+become strData, binData, jsonData and customData. Arrays of two and more dimensions carry column names. The request's puid, tags,
 requestPath and metrics are echoed, its routing is not.
 """
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
-from libs.proto.seldon import DataKind, SeldonRequest, encode_message
+from libs.proto.seldon import DataKind, SeldonRequest, encode_message, encode_meta
 from libs.proto.wire import fields
-from libs.serving.errors import Internal
+from libs.serving.errors import Internal, InvalidArgument
 from services.torch_worker.execution.tensors import listed, plain
 from services.torch_worker.protocols.seldon_patterns import AnswerEncoder
 
@@ -38,9 +39,7 @@ def encode_answer(
         Internal: the result is of a type, or has values, that no response can carry.
     """
     kind, payload = respond(request.kind, result)
-    names: tuple[str, ...] = ()
-    if isinstance(payload, np.ndarray) and payload.ndim > 1:
-        names = class_names if class_names is not None else default_names(payload.shape[1])
+    names = column_names(payload, class_names) if isinstance(payload, np.ndarray) else ()
     meta = echoed_meta(request.raw_meta)
     try:
         if kind is DataKind.TENSOR and tensors is not None:
@@ -48,6 +47,21 @@ def encode_answer(
         return encode_message(kind, payload, names=names, meta=meta)
     except (ValueError, TypeError) as error:
         raise Internal(f"the answer cannot be encoded as {kind.name.lower()}: {error}") from error
+
+
+def custom_payload(raw: bytes) -> Any:
+    """What hooks get of customData: a google.protobuf.Any.
+
+    Raises:
+        InvalidArgument: the bytes are none.
+    """
+    from google.protobuf.any_pb2 import Any as AnyMessage
+    from google.protobuf.message import DecodeError
+
+    try:
+        return AnyMessage.FromString(raw)
+    except DecodeError as error:
+        raise InvalidArgument(f"customData cannot be read: {error}") from error
 
 
 def respond(asked: DataKind | None, result: Any) -> tuple[DataKind, Any]:
@@ -66,6 +80,8 @@ def respond(asked: DataKind | None, result: Any) -> tuple[DataKind, Any]:
         return DataKind.JSON, listed(result)
     elif isinstance(result, list | tuple | torch.Tensor | np.generic | int | float):
         array = _as_array(result)
+    elif getattr(getattr(result, "DESCRIPTOR", None), "full_name", "") == "google.protobuf.Any":
+        return DataKind.CUSTOM, result.SerializeToString()
     else:
         raise Internal(
             f"the result is a {type(result).__name__}; postprocess must return an array, a list, a str, "
@@ -96,12 +112,26 @@ def _holds_tensors(result: Any) -> bool:
     return isinstance(result, torch.Tensor)
 
 
+def column_names(array: np.ndarray[Any, Any], class_names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """`data.names` of an answer: class_names, else t:0, t:1 ... of dimension 1; none below two dimensions."""
+    if array.ndim < 2:
+        return ()
+    return class_names if class_names is not None else default_names(array.shape[1])
+
+
 @lru_cache(maxsize=256)
 def default_names(columns: int) -> tuple[str, ...]:
     """t:0, t:1 ... as seldon-core names the columns of an answer."""
     return tuple(f"t:{i}" for i in range(columns))
 
 
+def own_request_path() -> dict[str, str]:
+    """This node of an inference graph and its image, which Seldon's operator says in the environment; mostly empty."""
+    node = os.environ.get("PREDICTIVE_UNIT_ID")
+    return {node: os.environ.get("PREDICTIVE_UNIT_IMAGE", "NOT_IMPLEMENTED:NOT_IMPLEMENTED")} if node else {}
+
+
+_OWN_PATH = encode_meta(request_path=own_request_path())
 # seldon.protos.Meta: routing is field 3.
 _ROUTING = 3
 # Callers mostly send the same few metas (one task id); longer ones hold a puid each and would only fill the
@@ -110,14 +140,16 @@ _CACHED_META_BYTES = 128
 
 
 def echoed_meta(raw: bytes) -> bytes:
-    """The response's Meta for a request's: the same without routing, which seldon-core does not echo."""
+    """The response's Meta for a request's: the same without routing, which seldon-core does not echo, and with this
+    node of the inference graph in requestPath.
+    """
     if not raw:
-        return b""
+        return _OWN_PATH
     return _short_meta(raw) if len(raw) <= _CACHED_META_BYTES else _without_routing(raw)
 
 
 def _without_routing(raw: bytes) -> bytes:
-    kept = []
+    kept = [_OWN_PATH]  # what the request says of this node comes later, and so wins
     start = 0
     for tag, _, end in fields(raw, 0, len(raw)):
         if tag >> 3 != _ROUTING:

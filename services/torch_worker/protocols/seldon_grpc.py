@@ -9,7 +9,7 @@ from libs.proto.seldon import DataKind
 from libs.proto.wire import ProtoError
 from libs.serving.call import Call, Handler
 from libs.serving.errors import InvalidArgument
-from services.torch_worker.protocols.seldon_answers import encode_answer
+from services.torch_worker.protocols.seldon_answers import custom_payload, encode_answer
 from services.torch_worker.protocols.seldon_patterns import AnswerEncoder, RequestDecoder
 from services.torch_worker.serving.repository import Repository
 from services.torch_worker.serving.servable import Request
@@ -40,14 +40,16 @@ class SeldonGrpc:
             request = self._decoder.decode(body)
         except ProtoError as error:
             raise InvalidArgument(f"not a SeldonMessage that can be read: {error}") from error
-        if request.kind is None or request.kind is DataKind.CUSTOM:
-            custom = " (customData is not supported)" if request.kind else ""
+        if request.kind is None:
             raise InvalidArgument(
                 "the SeldonMessage carries no payload; expected one of data.tensor, data.ndarray, "
-                f"data.tftensor, binData, strData, jsonData{custom}"
+                "data.tftensor, binData, strData, jsonData, customData"
             )
         meta: dict[str, Any] = {"tags": request.tags}
         if request.puid:
             meta["puid"] = request.puid
+        if request.names:
+            meta["names"] = request.names
+        payload = request.payload if request.kind is not DataKind.CUSTOM else custom_payload(request.payload)
         encode = partial(encode_answer, request, tensors=self._encoder)
-        return await self._repository.default().predict(call, Request(request.payload, meta, encode))
+        return await self._repository.default().predict(call, Request(payload, meta, encode))
