@@ -36,6 +36,8 @@ __all__ = ["BatchPolicy", "BatchQueue", "State", "Take", "Ticket"]
 # While a priority starves, it gets one batch of so many: its wait is bounded, and those above it keep three quarters
 # of the model.
 _AGED_TURN = 4
+# For so long the outlook of a deadline is taken to be what it was, at least: looking costs more than queueing.
+_SAFE_S = 0.001
 _NEVER = float("inf")
 _TAKEN, _EXPIRED, _CANCELLED = State.TAKEN, State.EXPIRED, State.CANCELLED  # an enum attribute costs a lookup
 _priority, _arrived = attrgetter("priority"), attrgetter("arrived")
@@ -129,6 +131,9 @@ class BatchQueue(Generic[TicketT]):
         self._company: Company | None = None
         if policy.max_delay_ms != 0:
             self._company = Company(_NEVER if policy.max_delay_ms is None else policy.max_delay_ms / 1e3)
+        # What the last look at a deadline found: while no more rows wait and until then, one as late is fine too.
+        self._safe_deadline = self._safe_until = self._safe_least_s = 0.0
+        self._safe_rows = self._safe_priority = 0
         self._arrivals = 0
         self._held_for = 0  # items; 0: nothing is held
         self._held_late = 0.0  # a deadline before ends the hold
@@ -153,7 +158,15 @@ class BatchQueue(Generic[TicketT]):
             )
         deadline = ticket.deadline
         if deadline is not None:
-            self._admit(ticket, deadline, now)
+            if (
+                deadline >= self._safe_deadline
+                and self.rows < self._safe_rows
+                and now < self._safe_until
+                and ticket.priority == self._safe_priority
+            ):
+                ticket.start_by = deadline - self._safe_least_s
+            else:
+                self._admit(ticket, deadline, now)
         shed: Sequence[TicketT] = ()
         if self.rows + rows > self._bound:
             shed = self._make_room(ticket)
@@ -224,6 +237,7 @@ class BatchQueue(Generic[TicketT]):
     def finished(self, take: Take[TicketT], now: float, *, failed: bool = False) -> None:
         """Reports that a taken batch's run has ended. What a failed one took is not remembered."""
         self._runs.remove(take)
+        self._safe_until = 0.0
         if not failed:
             self.cost.observe(now - take.started, take.rows, now)
         if self._company is not None:
@@ -246,33 +260,36 @@ class BatchQueue(Generic[TicketT]):
         return left
 
     def _admit(self, ticket: TicketT, deadline: float, now: float) -> None:
-        """Sets when the ticket must start; raises if it cannot be answered by its deadline."""
-        ticket.start_by = start_by = self.cost.start_by(deadline, now)
-        if start_by < deadline and (self.items or len(self._runs) == self._threads):
-            expected = self._expected_s(ticket, now)
-            if now + expected > deadline:
-                raise ResourceExhausted(
-                    f"the queue is too long: an answer would take {expected * 1e3:.0f} ms and the deadline "
-                    f"is in {(deadline - now) * 1e3:.0f} ms"
-                )
-
-    def _expected_s(self, ticket: TicketT, now: float) -> float:
-        """Seconds until the ticket's answer if it is queued now."""
+        """Sets when the ticket must start; raises if it is not expected to be answered by its deadline."""
         cost = self.cost
-        # A run that is overdue is expected to take as long again as it is late.
-        expected = cost.typical(ticket.rows)
+        ticket.start_by = start_by = cost.start_by(deadline, now)
+        busy_s = 0.0
         if len(self._runs) == self._threads:
-            expected += min([abs(run.started + cost.typical(run.rows) - now) for run in self._runs])
+            # A run that is overdue is expected to take as long again as it is late.
+            busy_s = min([abs(run.started + cost.typical(run.rows) - now) for run in self._runs])
+        elif not self.items:
+            return
         ahead, lanes = 0, 0
         for level in self._levels:
             if level.priority <= ticket.priority:
                 ahead += level.rows
                 lanes += len(level.lanes)
+        # Full batches go before it, but at least one of each other key.
+        full = self._full_rows
+        runs = max(ahead // full, lanes - 1)
+        finish = now + busy_s + cost.typical(ticket.rows)
         if ahead:
-            # Full batches, but at least one of each other key.
-            runs = max(ahead // self._full_rows, lanes - 1)
-            expected += (runs * cost.base_s + ahead * cost.row_s) / self._threads
-        return expected
+            finish += (runs * cost.base_s + ahead * cost.row_s) / self._threads
+        if finish > deadline and start_by < deadline:
+            raise ResourceExhausted(
+                f"the queue is too long: an answer would take {(finish - now) * 1e3:.0f} ms and the deadline is in "
+                f"{(deadline - now) * 1e3:.0f} ms"
+            )
+        self._safe_deadline = finish + cost.typical(full)
+        self._safe_rows = self.rows - self.rows % full + full
+        self._safe_until = now + max(busy_s, _SAFE_S)
+        self._safe_least_s = deadline - start_by
+        self._safe_priority = ticket.priority
 
     def _make_room(self, ticket: TicketT) -> list[TicketT]:
         """Sheds the newest of the lowest priorities until the ticket fits."""

@@ -54,6 +54,9 @@ class _Window:
             self.last_s = batch[upto - 1].arrived - self.begin
 
 
+_NONE = _Window(float("-inf"), float("-inf"), 0)
+
+
 class Company:
     """Learns who returns after a run, and says how long to hold the next for them.
 
@@ -66,7 +69,7 @@ class Company:
     def __init__(self, bound_s: float) -> None:
         self._bound_s = bound_s
         # The run that ended last, and the one before it: whoever returned after that one may have waited for both.
-        self._window = self._before = _Window(float("-inf"), float("-inf"), 0)
+        self._window = self._before = _NONE
         self._arrivals = 0
         self._base_s = 0.0
         # Averages: items of a run, how many of them returned, and the time of the last.
@@ -76,6 +79,10 @@ class Company:
 
     def ended(self, items: int, base_s: float, arrivals: int, now: float) -> None:
         """A run of so many items ended now. An empty one takes base_s seconds; so many items have arrived, ever."""
+        window_s = min(_WINDOW_SHARE * base_s, self._bound_s)
+        if window_s < _LEAST_S:
+            self._window = self._before = _NONE
+            return
         past = self._before
         if past.items:
             self._items += _WEIGHT * (past.items - self._items)
@@ -83,7 +90,7 @@ class Company:
             if past.returned:
                 self._last_s += _WEIGHT * (past.last_s - self._last_s)
         self._before = self._window
-        self._window = _Window(now, now + min(_WINDOW_SHARE * base_s, self._bound_s), items)
+        self._window = _Window(now, now + window_s, items)
         self._base_s = base_s
         self._arrivals = arrivals
 

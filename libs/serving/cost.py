@@ -77,8 +77,8 @@ class CallCost:
         self.base_s = 0.0
         self._classes: dict[int, _SizeClass] = {}
         self._fitted = float("-inf")
-        self._seen: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
-        self._current = True  # the least times are those of the calls seen
+        self._seen: deque[tuple[float, float]] = deque()
+        self._current = False  # whether the least times are those of the calls remembered
         self._least_s = 0.0
         self._least_row_s = 0.0
         self._last = float("-inf")
@@ -99,9 +99,19 @@ class CallCost:
             self._fit(now)
         if now - self._last > _ROW_MEMORY_S:
             self._seen.clear()
+            self._current = False
         self._last = self._probed = now
-        self._seen.append((seconds, seconds / rows))
-        self._current = False
+        remembered = self._seen
+        row_s = seconds / rows
+        if len(remembered) == _WINDOW:
+            oldest_s, oldest_row_s = remembered.popleft()
+            self._current = self._current and oldest_s > self._least_s and oldest_row_s > self._least_row_s
+        remembered.append((seconds, row_s))
+        if self._current:
+            if seconds < self._least_s:
+                self._least_s = seconds
+            if row_s < self._least_row_s:
+                self._least_row_s = row_s
 
     def typical(self, rows: int) -> float:
         """Seconds that a call of so many rows is expected to take; 0 until a call was observed."""
@@ -110,7 +120,7 @@ class CallCost:
     def least(self, now: float) -> float:
         """Seconds that any call surely takes, as far as is known now; 0 if nothing is."""
         age = now - self._last
-        if age > _ROW_MEMORY_S:
+        if age > _ROW_MEMORY_S or not self._seen:
             return 0.0
         if not self._current:
             self._current = True
