@@ -93,7 +93,7 @@ def test_a_hook_with_a_wrong_number_of_results_is_not_asked_again() -> None:
 
 
 def test_copies_share_nothing_that_could_be_changed() -> None:
-    value = {
+    value: dict[str, Any] = {
         "a": np.ones(2),
         "b": [torch.ones(2), (np.ones(1),)],
         "c": [1.0, 2.0],

@@ -151,3 +151,15 @@ def failure(
     if callers_fault:
         return InvalidArgument(text)
     return ResourceExhausted(text) if is_out_of_memory(error) else Internal(text)
+
+
+def together_failed(
+    stage: str, requests: int, error: BaseException, folder: Path, *, failures: FailureLog = _failures
+) -> None:
+    """Log that a call for several requests failed, which are run apart now: whichever is guilty gets the error then."""
+    place = place_in(folder, error)
+    where = f" ({place})" if place else ""
+    text = f"{stage} raised {type(error).__name__} for {requests} requests together, they are run apart: {error}{where}"
+    failures.report(
+        (str(folder), "together", stage, type(error).__name__, place or ""), text, error, logging.WARNING
+    )
