@@ -23,6 +23,7 @@ from libs.serving.frames import ACCEPT_ENCODING, HEADER_BYTES, expected_bytes, f
 from libs.serving.headers import Metadata, header_fields
 from libs.serving.health import SERVING, Health
 from libs.serving.inflight import InFlight, LiveCall
+from libs.serving.load_report import INTERVAL_S, Sample
 from libs.serving.metrics import MethodStats, Metrics
 from libs.serving.plain_http import (
     DEFAULT_TIMEOUT_S,
@@ -78,6 +79,7 @@ class GrpcApp:
             them. The whole server becomes SERVING after `on_startup`, unless the application sets that status
             itself.
         metrics: made here if not given; `/metrics` is added unless `http` has it.
+        load: makes the load report that answers carry; None for none. Asked a few times a second while serving.
         clock: of deadlines and durations; the default's is the one of `Call.deadline`.
     """
 
@@ -97,6 +99,7 @@ class GrpcApp:
         on_shutdown: Hook | None = None,
         health: Health | None = None,
         metrics: Metrics | None = None,
+        load: Sample | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.health = health if health is not None else Health()
@@ -128,6 +131,8 @@ class GrpcApp:
         self._on_startup = on_startup
         self._on_shutdown = on_shutdown
         self._clock = clock
+        self._load = load
+        self._ok_trailers = _OK_TRAILERS
         self._in_flight = InFlight(clock)
         self.metrics.in_flight = self._in_flight.__len__
 
@@ -201,7 +206,7 @@ class GrpcApp:
             if failure is None:
                 await send(begin)
                 await send({"type": "http.response.body", "body": body})
-                await send(_OK_TRAILERS)
+                await send(self._ok_trailers)
             else:
                 code = grpc_code(failure)
                 if not live.gone:
@@ -239,6 +244,12 @@ class GrpcApp:
         self.health.drain()
         self._streams.drain()
 
+    def _report_load(self, loop: asyncio.AbstractEventLoop, sample: Sample) -> None:
+        """Renews the load report, again and again."""
+        trailer = sample(self._clock()).trailer()
+        self._ok_trailers = {**_OK_TRAILERS, "headers": [*_OK_TRAILERS["headers"], trailer]}
+        loop.call_later(INTERVAL_S, self._report_load, loop, sample)
+
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """The application's life: startup, serving, shutdown."""
         await receive()
@@ -266,6 +277,8 @@ class GrpcApp:
             self.health.set_status("", SERVING)
         if control is not None:  # a server process, not a test
             tune_process()
+        if self._load is not None:
+            self._report_load(asyncio.get_running_loop(), self._load)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.drain()

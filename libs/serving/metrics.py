@@ -35,6 +35,9 @@ LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5,
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
+_SERVER_FAULTS = (Code.UNKNOWN, Code.RESOURCE_EXHAUSTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS)
+
+
 class Histogram:
     """Plain-integer histogram; one writer thread."""
 
@@ -137,6 +140,24 @@ class Metrics:
             stats.queued_rows = queued_rows
         self._batches.append(stats)
         return stats
+
+    @property
+    def calls(self) -> int:
+        """Calls that have ended, of all methods but health's."""
+        return sum(
+            sum(stats.codes) for stats in self._methods.values() if not stats.service.startswith("grpc.")
+        )
+
+    @property
+    def failed_calls(self) -> int:
+        """Calls that have failed by the server's fault or for want of room."""
+        served = [stats for stats in self._methods.values() if not stats.service.startswith("grpc.")]
+        return sum(stats.codes[code] for stats in served for code in _SERVER_FAULTS)
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds that batches have run, of all batchers that are there now."""
+        return sum(stats.run_seconds.total for stats in self._batches)
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """The `/metrics` handler; answers in the text or the OpenMetrics format, as asked."""

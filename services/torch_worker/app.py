@@ -18,6 +18,7 @@ from libs.serving.metrics import Metrics
 from services.torch_worker.config import CONFIG_VARIABLE, WorkerConfig
 from services.torch_worker.protocols.protocols import Protocols
 from services.torch_worker.serving.assembly import Assembler
+from services.torch_worker.serving.load import Load
 from services.torch_worker.serving.repository import Repository
 
 # Once the transport has drained, nothing waits in the queues but what nobody waits for.
@@ -43,6 +44,7 @@ class Worker:
             on_startup=self._start,
             on_shutdown=self._stop,
             metrics=metrics,
+            load=Load(self._repository, metrics, config.max_queue) if config.load_report else None,
         )
 
     async def _start(self) -> None:

@@ -129,6 +129,16 @@ class Servable:
         return self._model.queued_rows + self._turn.rows
 
     @property
+    def preprocesses(self) -> bool:
+        """Whether code of the folder sees what requests carry before the model does."""
+        return self._hooks is not None
+
+    @property
+    def instances(self) -> int:
+        """How many model calls may run at a time."""
+        return self._engine.instances
+
+    @property
     def in_flight(self) -> int:
         """Requests being served."""
         return self._present
