@@ -6,12 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +17,8 @@ import numpy as np
 import pytest
 
 from libs.proto.messages import DataType, SeldonMessage
-from libs.proto.services import ModelStub, SeldonStub
 from services.torch_worker.testing import DOUBLER, make_folder
-
-START_S = 60.0
+from services.torch_worker.testing_process import START_S, Running, command, worker
 
 # Waits as long as the request's first value says (seconds), and writes down the rows of every call.
 SLOW = """
@@ -58,61 +53,6 @@ def postprocess(x, **kwargs):
         return seen * 10 if seen.dtype.kind == "f" else seen
     return seen
 """
-
-
-class Running:
-    """A worker process and a channel to it."""
-
-    def __init__(self, process: subprocess.Popen[str], address: str, log: Path) -> None:
-        self.process = process
-        self.address = address
-        self.log = log
-        self.channel = grpc.insecure_channel(address)
-        self.model = ModelStub(self.channel)
-        self.seldon = SeldonStub(self.channel)
-
-    def predict(self, message: SeldonMessage, timeout: float | None = 20.0) -> Any:
-        return self.model.Predict(message, timeout=timeout)
-
-    def get(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://{self.address}{path}", timeout=10) as response:
-            return str(response.read().decode())
-
-
-def command(*args: str) -> list[str]:
-    return [sys.executable, "-m", "services.torch_worker", "serve", *args]
-
-
-@contextmanager
-def worker(folder: Path, *args: str) -> Iterator[Running]:
-    log = folder.parent / f"{folder.name}.log"
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            command("--model-dir", str(folder), "--port", "0", "--drain-grace", "0.2", *args),
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
-    try:
-        lines: Future[str] = Future()
-        stdout = process.stdout
-        assert stdout is not None
-        threading.Thread(target=lambda: lines.set_result(stdout.readline()), daemon=True).start()
-        line = lines.result(START_S)
-        assert line.startswith("READY "), log.read_text()
-        running = Running(process, line.split()[1], log)
-        yield running
-        running.channel.close()
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        process.wait(10)
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 def tensor(array: Any, **tags: Any) -> SeldonMessage:
