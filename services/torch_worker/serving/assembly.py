@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 from pathlib import Path
+from random import random
 
 import torch
 
@@ -22,6 +23,7 @@ from services.torch_worker.model.folder import open_folder
 from services.torch_worker.model.hooks import load_hooks
 from services.torch_worker.model.loading import enter_folder, load_model
 from services.torch_worker.model.model_config import ModelConfig, WarmupConfig
+from services.torch_worker.serving.request_log import RequestLog
 from services.torch_worker.serving.servable import Servable
 
 log = logging.getLogger(__name__)
@@ -106,6 +108,9 @@ class Assembler:
             inline=engine.only_model,
             observer=stats,
             hook_observer=self._metrics.batcher(f"{name}/preprocess") if engine.preprocesses else None,
+            inputs=folder.config.inputs,
+            outputs=folder.config.outputs,
+            request_log=RequestLog(config.log_requests, random) if config.log_requests else None,
         )
         stats.queued_rows = lambda: servable.queued_rows
         log.info(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from libs.serving.errors import ServingError
 from services.torch_worker.execution.engine import Engine, Job
 from services.torch_worker.model.model_config import TensorSpec
 from services.torch_worker.serving.quick import Quick
+from services.torch_worker.serving.request_log import RequestLog
 from services.torch_worker.serving.turn import Turn
 
 # Requests that a hook thread takes at a time: with more, one thread would run slow hooks one after the other
@@ -65,6 +66,7 @@ class Servable:
         observer: told about the model's batches.
         hook_observer: told about preprocess's groups.
         inputs, outputs: what the folder declares of them, for protocols that describe models.
+        request_log: writes lines about requests; None: nothing does.
     """
 
     def __init__(
@@ -80,9 +82,11 @@ class Servable:
         hook_observer: BatchObserver | None = None,
         inputs: Sequence[TensorSpec] = (),
         outputs: Sequence[TensorSpec] = (),
+        request_log: RequestLog | None = None,
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
+        self._request_log = request_log
         self._engine = engine
         self._max_rows = policy.max_batch_size
         self._observer = observer
@@ -143,7 +147,7 @@ class Servable:
         """Requests being served."""
         return self._present
 
-    async def predict(self, call: Call, request: Request) -> bytes:
+    def predict(self, call: Call, request: Request) -> Awaitable[bytes]:
         """The response message of one request.
 
         Raises:
@@ -151,6 +155,24 @@ class Servable:
             ResourceExhausted: a queue is full, or so long that the answer would come after the deadline.
             ServingError: what the engine, a hook, the queue or the request's encode raised; see there.
         """
+        if self._request_log is not None and self._request_log.chooses():
+            return self._logged(call, request, self._request_log)
+        return self._predict(call, request)
+
+    async def _logged(self, call: Call, request: Request, lines: RequestLog) -> bytes:
+        start = time.monotonic()
+        payload, meta = request.payload, dict(request.meta)  # hooks may change what they get
+        outcome: bytes | BaseException = b""
+        try:
+            outcome = await self._predict(call, request)
+            return outcome
+        except BaseException as error:
+            outcome = error
+            raise
+        finally:
+            lines.write(call, payload, meta, time.monotonic() - start, outcome)
+
+    async def _predict(self, call: Call, request: Request) -> bytes:
         self._present += 1
         try:
             if self._hooks is not None:
