@@ -162,15 +162,13 @@ class Servable:
     async def _logged(self, call: Call, request: Request, lines: RequestLog) -> bytes:
         start = time.monotonic()
         payload, meta = request.payload, dict(request.meta)  # hooks may change what they get
-        outcome: bytes | BaseException = b""
         try:
-            outcome = await self._predict(call, request)
-            return outcome
+            answer = await self._predict(call, request)
         except BaseException as error:
-            outcome = error
+            lines.write(call, payload, meta, time.monotonic() - start, error)
             raise
-        finally:
-            lines.write(call, payload, meta, time.monotonic() - start, outcome)
+        lines.write(call, payload, meta, time.monotonic() - start, answer)
+        return answer
 
     async def _predict(self, call: Call, request: Request) -> bytes:
         self._present += 1
