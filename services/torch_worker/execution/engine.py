@@ -11,8 +11,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from libs.serving.errors import ServingError
 from services.torch_worker.execution.arguments import tag_selector
 from services.torch_worker.execution.calling import ModelCaller
@@ -85,6 +83,11 @@ class Engine:
         return self._postprocesses
 
     @property
+    def finishes_many(self) -> bool:
+        """Whether several outputs are finished faster together than one by one."""
+        return self._hooks.postprocess_batch is not None
+
+    @property
     def only_model(self) -> bool:
         """Whether nothing but the model itself runs, on the CPU: no hooks, which may wait for something."""
         hooks = self._hooks
@@ -143,7 +146,7 @@ class Engine:
         return self._runner.outputs(self._callers[instance], jobs)
 
     def finish(self, jobs: Sequence[Job], outputs: Sequence[Any]) -> list[Any]:
-        """The answers of jobs, running postprocess on their outputs: on all together where there is a postprocess_batch."""
+        """The answers of jobs, running postprocess on their outputs, or postprocess_batch on all together."""
         if not self._postprocesses:
             return list(outputs)
         return self._finisher.finish(list(zip(jobs, outputs, strict=True)))

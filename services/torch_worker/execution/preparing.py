@@ -144,7 +144,7 @@ class Preparer:
         )
 
     def _measured(self, data: Any, padding: PaddingConfig) -> tuple[int, Any]:
-        """The length of the sequences in data, or -1; and data with a mask among its named inputs, if one is asked for."""
+        """The length of the sequences in data, or -1; and data, with a mask among named inputs if one is asked for."""
         length = length_of(data)
         if length is None:
             return -1, data

@@ -20,8 +20,8 @@ _FIRST = 8
 
 
 class Sharing:
-    """Shared by all instances of a model; its fields are written under Python's lock alone, since a lost count or a check
-    made twice does no harm.
+    """Shared by all instances of a model; its fields are written under Python's lock alone, since a lost count or a
+    check made twice does no harm.
 
     Args:
         shares: whether requests may share calls, until something else is learnt.

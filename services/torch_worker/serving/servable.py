@@ -1,9 +1,10 @@
 """One loaded version of a model, ready to answer: preprocess, share a model call, postprocess, encode. No protocol
 and no transport here.
 
-Two stages, each a `Batcher`. Where the folder has a preprocess hook, it runs on hook threads, in parallel
-with the model; without one the event loop makes the job itself, which costs microseconds. The model stage
-joins jobs of one key into a model call and encodes the answers, all on the model's thread.
+Stages, each a `Batcher`. Where the folder has a preprocess hook, it runs on hook threads, in parallel with the model;
+without one the event loop makes the job itself, which costs microseconds. The model stage joins jobs of one key into a
+model call and encodes the answers, all on the model's thread. A postprocess hook runs there too, unless it is slow: then
+on hook threads, beside the next call.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from libs.serving.call import Call
 from libs.serving.errors import ServingError
 from services.torch_worker.execution.engine import Engine, Job
 from services.torch_worker.model.model_config import TensorSpec
+from services.torch_worker.serving.pace import Pace
 from services.torch_worker.serving.quick import Quick
 from services.torch_worker.serving.request_log import RequestLog
 from services.torch_worker.serving.turn import Turn
@@ -47,6 +49,16 @@ class Request:
 
 
 Task = tuple[Request, Job]
+
+
+@dataclass(slots=True)
+class _Unfinished:
+    """A model's output whose hooks run on another thread than the model."""
+
+    output: Any
+
+
+_Finish = tuple[Request, Job, Any]
 
 
 class Servable:
@@ -99,7 +111,7 @@ class Servable:
         self._present = 0
         self._instance_init = instance_init if instance_init is not None else _nothing
         self._loop_initialised = False
-        self._model: Batcher[Task, bytes] = Batcher(
+        self._model: Batcher[Task, bytes | _Unfinished] = Batcher(
             [self._runner(instance) for instance in range(engine.instances)],
             policy,
             size=self._size,
@@ -116,15 +128,31 @@ class Servable:
         )
         self._hooks: Batcher[Request, Job] | None = None
         if engine.preprocesses:
+            group = policy.max_batch_size if engine.prepares_many else _HOOK_GROUP
             self._hooks = Batcher(
                 self._prepare_group,
-                BatchPolicy(_HOOK_GROUP, max(policy.max_queue_rows, _HOOK_GROUP), max_delay_ms=0),
+                BatchPolicy(group, max(policy.max_queue_rows, group), max_delay_ms=0),
                 size=lambda _: 1,
                 key=lambda _: None,
                 threads=hook_threads,
                 thread_init=thread_init,
                 observer=hook_observer,
                 name="hooks",
+            )
+        self._pace = Pace()
+        self._after: Batcher[_Finish, bytes] | None = None
+        if engine.postprocesses:
+            group = policy.max_batch_size if engine.finishes_many else _HOOK_GROUP
+            # Fed by the model's threads, which finish a batch themselves while more than one waits: see _finishes_here.
+            bound = (engine.instances + 1) * policy.max_batch_size + policy.max_queue_rows
+            self._after = Batcher(
+                self._finish_group,
+                BatchPolicy(group, bound, max_delay_ms=0),
+                size=lambda _: 1,
+                key=lambda _: None,
+                threads=hook_threads,
+                thread_init=thread_init,
+                name="after",
             )
 
     @property
@@ -191,8 +219,17 @@ class Servable:
             return await self._turn.submit(
                 task, self._size(task), self._key(task), start_by, call.cancelled, now
             )
-        return await self._model.submit(
+        answer = await self._model.submit(
             (request, job), deadline=deadline, cancelled=call.cancelled, priority=request.priority
+        )
+        if isinstance(answer, bytes):
+            return answer
+        assert self._after is not None
+        return await self._after.submit(
+            (request, job, answer.output),
+            deadline=deadline,
+            cancelled=call.cancelled,
+            priority=request.priority,
         )
 
     async def close(self, drain_deadline_s: float) -> None:
@@ -200,15 +237,17 @@ class Servable:
         if self._hooks is not None:
             await self._hooks.close(drain_deadline_s)
         await self._model.close(drain_deadline_s)
+        if self._after is not None:
+            await self._after.close(drain_deadline_s)
 
     def _prepare_group(self, requests: Sequence[Request]) -> list[Job | Exception]:
-        return [self._prepare_or_error(request) for request in requests]
+        return [*self._engine.prepare_many([(request.payload, request.meta) for request in requests])]
 
-    def _prepare_or_error(self, request: Request) -> Job | Exception:
-        try:
-            return self._engine.prepare(request.payload, request.meta)
-        except ServingError as error:
-            return error
+    def _finish_group(self, tasks: Sequence[_Finish]) -> list[bytes | Exception]:
+        start = time.monotonic()
+        answers = self._engine.finish([job for _, job, _ in tasks], [output for *_, output in tasks])
+        self._pace.observe(time.monotonic() - start, len(tasks))
+        return [self._encode(task[0], answer) for task, answer in zip(tasks, answers, strict=True)]
 
     def _run_here(self, tasks: Sequence[Task], waited_s: float) -> list[bytes | Exception]:
         """Answers made on the event loop's thread."""
@@ -229,20 +268,33 @@ class Servable:
         if self._observer is not None:
             self._observer.dropped(reason, items)
 
-    def _runner(self, instance: int) -> Callable[[Sequence[Task]], list[bytes | Exception]]:
+    def _runner(self, instance: int) -> Callable[[Sequence[Task]], Sequence[bytes | _Unfinished | Exception]]:
         """What an instance's thread calls for each batch."""
         running = self._running[instance]
         initialised = False
 
-        def run(tasks: Sequence[Task]) -> list[bytes | Exception]:
+        def run(tasks: Sequence[Task]) -> Sequence[bytes | _Unfinished | Exception]:
             nonlocal initialised
             if not initialised:
                 self._instance_init(instance)
                 initialised = True
             with running:
-                return self._run_locked(tasks, instance)
+                return self._run_batch(tasks, instance)
 
         return run
+
+    def _run_batch(self, tasks: Sequence[Task], instance: int) -> Sequence[bytes | _Unfinished | Exception]:
+        if self._after is None:
+            return self._run_locked(tasks, instance)
+        jobs = [job for _, job in tasks]
+        outputs = self._engine.outputs(jobs, instance)
+        # Slow hooks run elsewhere, beside the next call of the model. While more than a batch waits for them there, this
+        # thread helps, so that the wait has a bound.
+        if self._pace.slow and self._after.queued_items <= self._max_rows:
+            return [out if isinstance(out, ServingError) else _Unfinished(out) for out in outputs]
+        return self._finish_group(
+            [(request, job, out) for (request, job), out in zip(tasks, outputs, strict=True)]
+        )
 
     def _run_locked(self, tasks: Sequence[Task], instance: int) -> list[bytes | Exception]:
         start = time.monotonic()
