@@ -71,7 +71,14 @@ class Assembler:
         callers = [
             ModelCaller(model, devices[index // each], hooks.run_model) for index, model in enumerate(models)
         ]
-        engine = Engine(callers, hooks, folder=folder.path, batchable=folder.config.batchable)
+        engine = Engine(
+            callers,
+            hooks,
+            folder=folder.path,
+            batchable=folder.config.batchable,
+            padding=folder.config.padding,
+            free_memory=torch.cuda.empty_cache if devices[0].type == "cuda" else _nothing,
+        )
         policy = policy_of(config, folder.config)
         warmup = folder.config.warmup or WarmupConfig()
         wanted = config.threads if config.threads is not None else folder.config.threads
@@ -124,3 +131,7 @@ class Assembler:
             policy.max_queue_rows,
         )
         return servable
+
+
+def _nothing() -> None:
+    pass

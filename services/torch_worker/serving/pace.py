@@ -10,8 +10,7 @@ _SHARE = 0.1
 
 
 class Pace:
-    """Remembers how long hooks take for a request. Observed by one thread at a time or by several: a lost observation does
-    no harm.
+    """Remembers how long hooks take for a request. Observed by any thread: an observation lost does no harm.
 
     Attributes:
         slow: whether that is long.

@@ -1,10 +1,10 @@
 """One loaded version of a model, ready to answer: preprocess, share a model call, postprocess, encode. No protocol
 and no transport here.
 
-Stages, each a `Batcher`. Where the folder has a preprocess hook, it runs on hook threads, in parallel with the model;
-without one the event loop makes the job itself, which costs microseconds. The model stage joins jobs of one key into a
-model call and encodes the answers, all on the model's thread. A postprocess hook runs there too, unless it is slow: then
-on hook threads, beside the next call.
+Stages, each a `Batcher`. Where the folder has a preprocess hook, it runs on hook threads, in parallel with the
+model; without one the event loop makes the job itself, which costs microseconds. The model stage joins jobs of one
+key into a model call and encodes the answers, all on the model's thread. A postprocess hook runs there too, unless it
+is slow: then on hook threads, beside the next call.
 """
 
 from __future__ import annotations
@@ -288,8 +288,8 @@ class Servable:
             return self._run_locked(tasks, instance)
         jobs = [job for _, job in tasks]
         outputs = self._engine.outputs(jobs, instance)
-        # Slow hooks run elsewhere, beside the next call of the model. While more than a batch waits for them there, this
-        # thread helps, so that the wait has a bound.
+        # Slow hooks run elsewhere, beside the next call of the model. While more than a batch waits for them there,
+        # this thread helps, so that the wait has a bound.
         if self._pace.slow and self._after.queued_items <= self._max_rows:
             return [out if isinstance(out, ServingError) else _Unfinished(out) for out in outputs]
         return self._finish_group(
