@@ -3,6 +3,7 @@ in a folder that holds this file and the model's."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 
 class seldon_mmoe:  # noqa: N801 (seldon-core looks for a class of the module's name)
     def __init__(self) -> None:
-        torch.set_num_threads(1)
+        if os.environ.get("SELDON_MMOE_THREADS") != "default":
+            torch.set_num_threads(1)
         self.model = torch.load("model.pth", weights_only=False, map_location="cpu").eval()
 
     def predict(self, X: Any, features_names: list[str], **kwargs: object) -> Any:  # noqa: N803
