@@ -75,7 +75,7 @@ def _named(result: Any, names: Sequence[str]) -> Mapping[str, Any]:
 
 def _ragged(values: Sequence[Any]) -> bool:
     try:
-        np.asarray(listed(values))
+        np.asarray(to_numpy(values))
     except ValueError:
         return True
     return False
@@ -101,7 +101,7 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
         return _single(value if isinstance(value, str) else bytes(value))
     if not isinstance(value, Mapping) and value is not None:
         try:
-            array = np.asarray(listed(value))
+            array = np.asarray(to_numpy(value))
         except ValueError:
             array = None
         if array is not None and not array.dtype.hasobject:

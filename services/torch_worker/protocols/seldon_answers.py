@@ -1,9 +1,9 @@
 """From a hook's result to the response message, by the rules of seldon-core's Python wrapper.
 
 Arrays and lists are answered in the kind that was asked in when the request carried `data` and they are
-numbers; numbers to other requests become a tensor, what is not numbers an ndarray. str, bytes, dict and google.protobuf.Any
-become strData, binData, jsonData and customData. Arrays of two and more dimensions carry column names. The request's puid, tags,
-requestPath and metrics are echoed, its routing is not.
+numbers; numbers to other requests become a tensor, what is not numbers an ndarray. str, bytes, dict and
+google.protobuf.Any become strData, binData, jsonData and customData. Arrays of two and more dimensions carry
+column names. The request's puid, tags, requestPath and metrics are echoed, its routing is not.
 """
 
 from __future__ import annotations
