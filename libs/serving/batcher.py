@@ -387,7 +387,7 @@ class Batcher(Generic[T, R]):
             expired += late
             if not pending.future.done():
                 pending.future.set_exception(
-                    DeadlineExceeded("the deadline passed while the request was queued")
+                    DeadlineExceeded("the request was queued for so long that no answer could be in time")
                     if late
                     else Cancelled("the caller went away while the request was queued")
                 )

@@ -36,6 +36,9 @@ __all__ = ["BatchPolicy", "BatchQueue", "State", "Take", "Ticket"]
 # While a priority starves, it gets one batch of so many: its wait is bounded, and those above it keep three quarters
 # of the model.
 _AGED_TURN = 4
+# Runs vary: what has so much more time than a run is expected to take is expected to be in time. In the simulation of
+# overload 1.0 makes 3 to 5 % of the answers late, and more than 1.2 gains nothing.
+_CAUTION = 1.2
 # For so long the outlook of a deadline is taken to be what it was, at least: looking costs more than queueing.
 _SAFE_S = 0.001
 _NEVER = float("inf")
@@ -128,6 +131,7 @@ class BatchQueue(Generic[TicketT]):
         self._by_priority = {0: self._levels[0]}
         self._passed_over = 0
         self._runs: list[Take[TicketT]] = []  # those going on
+        self._last_rows = 0  # of the run that ended last
         self._company: Company | None = None
         if policy.max_delay_ms != 0:
             self._company = Company(_NEVER if policy.max_delay_ms is None else policy.max_delay_ms / 1e3)
@@ -206,23 +210,35 @@ class BatchQueue(Generic[TicketT]):
         if wake_at is not None:
             return Take(batch, 0, dropped, wake_at, now)
         limit = room = max(self._limit(waiting, now), head.rows)
+        # Where more wait than can run, nobody gets a place who will most likely be late.
+        spare = waiting - limit
+        due = now + _CAUTION * self.cost.typical(limit) if spare > 0 else now
         for level in levels:
             tickets = level.lanes[key].tickets
             before, first = room, len(batch)
             while tickets:
                 ticket = tickets[0]
-                if ticket.state is QUEUED and (ticket is head or not self._dead(level, ticket, now, dropped)):
-                    if ticket.rows > room:
+                if ticket.state is QUEUED and not self._dead(level, ticket, now, dropped):
+                    if spare > 0 and ticket.deadline is not None and ticket.deadline < due:
+                        spare -= ticket.rows
+                        self._leave(level, ticket, _EXPIRED)
+                        dropped.append(ticket)
+                    elif ticket.rows > room:
                         break
-                    room -= ticket.rows
-                    ticket.state = _TAKEN
-                    batch.append(ticket)
+                    else:
+                        room -= ticket.rows
+                        ticket.state = _TAKEN
+                        batch.append(ticket)
                 tickets.popleft()
             level.took(key, len(batch) - first, before - room)
             if tickets:
                 break
         self.items -= len(batch)
         self.rows -= limit - room
+        if not batch:  # whoever was there has just left
+            take = self.take(now)
+            take.dropped[:0] = dropped
+            return take
         if len(self._levels) > 1:
             batch.sort(key=_arrived)
             self._drop_empty_levels()
@@ -237,6 +253,7 @@ class BatchQueue(Generic[TicketT]):
     def finished(self, take: Take[TicketT], now: float, *, failed: bool = False) -> None:
         """Reports that a taken batch's run has ended. What a failed one took is not remembered."""
         self._runs.remove(take)
+        self._last_rows = take.rows
         self._safe_until = 0.0
         if not failed:
             self.cost.observe(now - take.started, take.rows, now)
@@ -274,12 +291,14 @@ class BatchQueue(Generic[TicketT]):
             if level.priority <= ticket.priority:
                 ahead += level.rows
                 lanes += len(level.lanes)
-        # Full batches go before it, but at least one of each other key.
+        # Full batches go before it, but at least one of each other key; its own is as large as the last, or more.
         full = self._full_rows
         runs = max(ahead // full, lanes - 1)
-        finish = now + busy_s + cost.typical(ticket.rows)
-        if ahead:
-            finish += (runs * cost.base_s + ahead * cost.row_s) / self._threads
+        before = min(runs * full, ahead)
+        own = min(max(ahead - before + ticket.rows, self._last_rows), full)
+        finish = now + busy_s + _CAUTION * cost.typical(own)
+        if before:
+            finish += (runs * cost.base_s + before * cost.row_s) / self._threads
         if finish > deadline and start_by < deadline:
             raise ResourceExhausted(
                 f"the queue is too long: an answer would take {(finish - now) * 1e3:.0f} ms and the deadline is in "
@@ -358,7 +377,7 @@ class BatchQueue(Generic[TicketT]):
         if held is None:
             return None
         until, items = held
-        late = until + self.cost.typical(min(waiting * items // self.items, self._max_rows))
+        late = until + _CAUTION * self.cost.typical(min(waiting * items // self.items, self._max_rows))
         if self._soonest <= late:
             return None  # waiting would cost an answer
         self._held_for, self._held_late = items, late
@@ -372,5 +391,5 @@ class BatchQueue(Generic[TicketT]):
                 return size
             if size < waiting:
                 left_over = self.cost.typical(size) + self.cost.typical(min(waiting - size, self._max_rows))
-                return size if now + left_over < self._soonest else self._max_rows
+                return size if now + _CAUTION * left_over < self._soonest else self._max_rows
         return self._max_rows
