@@ -30,7 +30,7 @@ class Engine:
 
     Args:
         callers: one a model instance, all of the same model. `run` names the one to use by its index. What they return
-            may be read by any thread.
+            may be read by any thread, also while the next call runs.
         hooks: of the model's folder.
         folder: names places in error messages.
         batchable: see ModelConfig.batchable.

@@ -47,12 +47,12 @@ class PaddingConfig:
     """Table [padding]: inputs that differ in length alone may share a call once they are filled up to one length.
 
     Attributes:
-        multiple_of: lengths are rounded up to a multiple of it.
+        multiple_of: lengths are rounded up to a multiple of it; requests that come out equal may share a call.
         value: what is filled in.
         mask: parameter of the model's forward that gets the mask of what is real; None: it gets none.
     """
 
-    multiple_of: int = 1
+    multiple_of: int = 16
     value: float = 0.0
     mask: str | None = None
 
