@@ -1,14 +1,17 @@
 """What the PyTorch worker achieves: requests per second against the seldon-core microservice with the same model, and
-against an echo on the worker's own transport (the limit), in one run."""
+against an echo on the worker's own transport (the limit); and what a lone caller waits for, in one run."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -62,7 +65,7 @@ def worker(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
 
 
 @contextlib.contextmanager
-def seldon(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
+def seldon(options: argparse.Namespace, threads: str = "one") -> Iterator[tuple[str, int]]:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         for source in (options.models / "mmoe").glob("*m*.p*"):
@@ -74,11 +77,35 @@ def seldon(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
             "--grpc-port", str(port), "--http-port", str(free_port()), "--metrics-port", str(free_port()),
             "--workers", "1", "--grpc-workers", "1", "--log-level", "ERROR",
         ]  # fmt: skip
-        with running(command, port, PYTHONPATH=folder) as pid:
+        with running(command, port, PYTHONPATH=folder, SELDON_MMOE_THREADS=threads) as pid:
             yield f"127.0.0.1:{port}", pid
 
 
-SERVERS = {"pyvoy echo (limit)": echo, "torch-worker": worker, "seldon-core 1.17.1": seldon}
+ECHO, WORKER = "pyvoy echo (limit)", "torch-worker"
+SERVERS = {
+    ECHO: echo,
+    WORKER: worker,
+    "seldon-core 1.17.1 as it comes": partial(seldon, threads="default"),
+    "seldon-core 1.17.1, one thread": seldon,
+}
+
+
+def bare_model_us(options: argparse.Namespace) -> tuple[float, float]:
+    """Microseconds of half of the model's calls without a server: again and again, and with pauses between."""
+    command = [
+        sys.executable, str(options.dist / "torch-worker-cpu.pex"),
+        str(Path(__file__).parent / "peers" / "bare_model.py"), str((options.models / "mmoe").absolute()),
+    ]  # fmt: skip
+    ran = subprocess.run(
+        command,
+        env={**os.environ, "PEX_INTERPRETER": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    hot, paused = map(float, ran.stdout.split())
+    return hot, paused
 
 
 def main() -> int:
@@ -116,10 +143,25 @@ def main() -> int:
         row = [name]
         for in_flight in options.in_flight:
             rate = results[name, in_flight].rate
-            row += [f"{rate:.0f}", f"{results['torch-worker', in_flight].rate / rate:.2f}"]
+            row += [f"{rate:.0f}", f"{results[WORKER, in_flight].rate / rate:.2f}"]
         rows.append(tuple(row))
     head = ("server", *(text for n in options.in_flight for text in (f"req/s at {n}", "worker is x")))
     load.table(f"Requests per second, mmoe, one row a request ({load.machine()})", head, rows)
+    if 1 in options.in_flight:
+        hot, paused = bare_model_us(options)
+        limit, took = results[ECHO, 1].p50_us, results[WORKER, 1].p50_us
+        parts = [
+            ("echo", f"{limit:.0f}", ""),
+            ("bare model, again and again", f"{hot:.0f}", f"{took / (limit + hot):.2f}"),
+            (
+                "bare model, with pauses as between requests",
+                f"{paused:.0f}",
+                f"{took / (limit + paused):.2f}",
+            ),
+            (WORKER, f"{took:.0f}", ""),
+        ]
+        head = ("", "p50 us", "worker / (echo + it)")
+        load.table("What a lone caller waits for", head, parts)
     return 0
 
 
