@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from services.torch_worker.execution.arguments import NamedInputs, arguments_of
 from services.torch_worker.execution.tensors import join
+from services.torch_worker.model.failures import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +31,27 @@ class ModelCaller:
         model: in evaluation mode, on device.
         device: where inputs are moved to; a custom run_model gets them as they are.
         run_model: calls the model in its place, if given.
+        forward: called in the model's place, such as the model under autocast; None for the model itself.
+        stage: joins arrays of rows to a tensor, on the host or already on the device.
 
     Attributes:
         model, device: as given.
+        forward: what is called. Not to be changed while a call runs.
     """
 
     def __init__(
-        self, model: torch.nn.Module, device: torch.device, run_model: Callable[..., Any] | None
+        self,
+        model: torch.nn.Module,
+        device: torch.device,
+        run_model: Callable[..., Any] | None,
+        *,
+        forward: Callable[..., Any] | None = None,
+        stage: Callable[[Sequence[np.ndarray[Any, Any]], np.dtype[Any] | None], torch.Tensor] = join,
     ) -> None:
         self.model = model
         self.device = device
+        self.forward: Callable[..., Any] = forward if forward is not None else model
+        self._stage = stage
         self._run_model = run_model
         self._arguments = arguments_of(model)
         self._dtype = _float_dtype(model)
@@ -48,6 +60,13 @@ class ModelCaller:
         self._needs_cast: dict[torch.dtype | None, bool] = {}
         # The same for several inputs, by the dtypes of all.
         self._named_need_cast: dict[tuple[torch.dtype, ...], bool] = {}
+
+    def enter_thread(self) -> None:
+        """Called first on each thread that uses this caller for good."""
+
+    def placed(self) -> contextlib.AbstractContextManager[None]:
+        """Where another thread may use this caller for a while."""
+        return contextlib.nullcontext()
 
     def call(
         self, inputs: Sequence[Any], model_kwargs: Mapping[str, Any], hook_kwargs: Mapping[str, Any]
@@ -68,16 +87,16 @@ class ModelCaller:
             target: np.dtype[Any] | None = None
             if self._dtype is not None and self._needs_cast.get(_TORCH_FLOATS.get(first.dtype)):
                 target = _NUMPY_FLOATS.get(self._dtype)
-            first = join(inputs, target)
+            first = self._stage(inputs, target)
         elif len(inputs) > 1 or isinstance(first, NamedInputs):
             first = join(inputs)
         if isinstance(first, dict) and all(isinstance(x, torch.Tensor) for x in first.values()):
             return self._call_named(first, model_kwargs)
         if not isinstance(first, torch.Tensor):
-            return self.model(first.to(self.device) if hasattr(first, "to") else first, **model_kwargs)
+            return self.forward(first.to(self.device) if hasattr(first, "to") else first, **model_kwargs)
         x = first.to(self.device)
         if self._dtype is None or x.dtype is self._dtype or not x.is_floating_point():
-            return self.model(x, **model_kwargs)
+            return self.forward(x, **model_kwargs)
         return self._call_casting(x, self._dtype, model_kwargs)
 
     def _call_named(self, inputs: dict[str, torch.Tensor], model_kwargs: Mapping[str, Any]) -> Any:
@@ -91,7 +110,7 @@ class ModelCaller:
         if needs_cast is None:
             if self._dtype is None or all(t is self._dtype or not t.is_floating_point for t in dtypes):
                 return self._invoke(inputs, model_kwargs)
-            with contextlib.suppress(RuntimeError):
+            with _a_refusal():
                 output = self._invoke(inputs, model_kwargs)
                 self._named_need_cast[dtypes] = False
                 return output
@@ -106,11 +125,11 @@ class ModelCaller:
 
     def _invoke(self, inputs: dict[str, torch.Tensor], model_kwargs: Mapping[str, Any]) -> Any:
         if not isinstance(inputs, NamedInputs) and self._arguments.required <= 1:
-            return self.model(inputs, **model_kwargs)
+            return self.forward(inputs, **model_kwargs)
         positional, named = self._arguments.bind(inputs)
         taken = {*self._arguments.names[: len(positional)], *named}
         tags = {name: value for name, value in model_kwargs.items() if name not in taken}
-        return self.model(*positional, **named, **tags)
+        return self.forward(*positional, **named, **tags)
 
     def _call_casting(self, x: torch.Tensor, dtype: torch.dtype, model_kwargs: Mapping[str, Any]) -> Any:
         """Call with a floating input of another dtype than the model's weights.
@@ -120,17 +139,29 @@ class ModelCaller:
         """
         needs_cast = self._needs_cast.get(x.dtype)
         if needs_cast is None:
-            with contextlib.suppress(Exception):  # recurrent layers raise a ValueError
-                output = self.model(x, **model_kwargs)
+            with _a_refusal():
+                output = self.forward(x, **model_kwargs)
                 self._needs_cast[x.dtype] = False
                 return output
         elif not needs_cast:
-            return self.model(x, **model_kwargs)
-        output = self.model(x.to(dtype), **model_kwargs)
+            return self.forward(x, **model_kwargs)
+        output = self.forward(x.to(dtype), **model_kwargs)
         if needs_cast is None:
             self._needs_cast[x.dtype] = True
             log.info("the model does not take %s input; it is converted to %s", x.dtype, dtype)
         return output
+
+
+@contextlib.contextmanager
+def _a_refusal() -> Iterator[None]:
+    """Passes over what a model raises on a dtype that it does not take: most layers a RuntimeError, recurrent ones a
+    ValueError. Memory that ran out says nothing about dtypes.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
 
 
 def _float_dtype(model: torch.nn.Module) -> torch.dtype | None:

@@ -6,23 +6,21 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import torch
 
 from libs.serving.errors import ServingError
 from services.torch_worker.config import ConfigError
-from services.torch_worker.execution.arguments import NamedInputs
 from services.torch_worker.execution.calling import ModelCaller
+from services.torch_worker.execution.compile import compile_failure
 from services.torch_worker.execution.engine import Engine
-from services.torch_worker.execution.guess import declared, guesses
+from services.torch_worker.execution.loads import Load, RecordedLoad, synthetic_load
 from services.torch_worker.execution.recorded import Recorded
-from services.torch_worker.execution.threads import Requests, candidates, choose
+from services.torch_worker.execution.threads import candidates, choose
 from services.torch_worker.model.model_config import TensorSpec
 
 log = logging.getLogger(__name__)
@@ -35,103 +33,6 @@ _LONG_CALL_S = 0.5
 _SLOW_S = 2.0
 # Of a measurement: at least so many calls, the fastest of which counts, and about so long.
 _CALLS, _MEASURE_S = 3, 0.1
-
-
-class Load(Protocol):
-    """Calls that warm a model up.
-
-    Attributes:
-        requests: what its requests are like.
-        shared: whether requests may share a call.
-    """
-
-    @property
-    def requests(self) -> Requests: ...
-
-    @property
-    def shared(self) -> bool: ...
-
-    def run(self, count: int, instance: int) -> None:
-        """One call with so many requests. Raises whatever the model does."""
-
-
-class RecordedLoad:
-    """Recorded requests through the whole engine, hooks and all; the check that calls can be shared is thereby made
-    before the first caller comes.
-    """
-
-    def __init__(self, engine: Engine, recorded: Recorded) -> None:
-        self._engine = engine
-        self._recorded = recorded
-        job = self._prepare()
-        self.requests = Requests(max(job.rows, 1), recorded.bytes)
-
-    @property
-    def shared(self) -> bool:
-        """Whether requests may share a call."""
-        return self._engine.shares_calls
-
-    def run(self, count: int, instance: int) -> None:
-        """One call with the recorded request so many times.
-
-        Raises:
-            ServingError: as a caller would see it.
-        """
-        for answer in self._engine.run([self._prepare() for _ in range(count)], instance):
-            if isinstance(answer, ServingError):
-                raise answer
-
-    def _prepare(self) -> Any:
-        return self._engine.prepare(self._recorded.payload, {"tags": dict(self._recorded.tags)})
-
-
-class SyntheticLoad:
-    """Made-up rows through the model alone.
-
-    Args:
-        callers: of the instances.
-        row: an array of one row, or several by name.
-        shared: whether requests may share a call.
-    """
-
-    def __init__(self, callers: Sequence[ModelCaller], row: Any, shared: bool) -> None:
-        self._callers = callers
-        self._row = row
-        self.shared = shared
-        arrays = row.values() if isinstance(row, NamedInputs) else [row]
-        # What a caller would send: data.tensor is float64.
-        self.requests = Requests(1, sum(array.size for array in arrays) * 8)
-
-    def run(self, count: int, instance: int) -> None:
-        """One call with so many rows."""
-        with torch.inference_mode():
-            self._callers[instance].call([self._row] * count, {}, {})
-
-
-def synthetic_load(
-    callers: Sequence[ModelCaller], specs: Sequence[TensorSpec], shared: bool
-) -> SyntheticLoad | None:
-    """Rows that the model takes, by its declared inputs if there are any; None if no guess is one.
-
-    Numbers are tried as float64 too, which the wire's tensors are: what the model makes of them is then known.
-    """
-    rows = iter([declared(specs)]) if specs else guesses(callers[0].model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for row in rows:
-            if row is None:
-                continue
-            try:
-                load = SyntheticLoad(callers, row, shared)
-                load.run(1, 0)
-                if isinstance(row, np.ndarray) and row.dtype.kind == "f":
-                    load = SyntheticLoad(callers, row.astype(np.float64), shared)
-                    load.run(1, 0)
-                return load
-            except Exception as error:  # a guess that was wrong, whatever the model says to it
-                level = logging.WARNING if specs else logging.DEBUG
-                log.log(level, "the model does not take made-up rows: %s: %s", type(error).__name__, error)
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +173,7 @@ def warm_up(
     cores: int,
     threads: int | None,
     alone: bool,
+    settled: Callable[[], None] = lambda: None,
     set_threads: Callable[[int], None] = torch.set_num_threads,
 ) -> Warmth:
     """Warm all instances up, with recorded requests where there are some, else with guessed rows.
@@ -283,38 +185,47 @@ def warm_up(
         cores: that this process may use.
         threads: of a call, where that is settled; None chooses.
         alone: recorded requests only: where hooks call the model, nothing is known of its inputs.
+        settled: called once the number of threads is, before the calls that warm up: what is compiled or recorded then
+            is made for it.
         set_threads: makes further calls on this thread use so many.
 
     Raises:
-        ConfigError: the model cannot answer a recorded request. Guessed rows that fail say nothing.
+        ConfigError: the model cannot answer a recorded request, or cannot be compiled. Guessed rows that fail say
+            nothing.
     """
     loads: list[tuple[str, Load]] = []
     for request in recorded:
         try:
-            loads.append((request.name, RecordedLoad(engine, request)))
+            loads.append((request.name, RecordedLoad(engine, callers, request)))
         except ServingError as error:
             raise _failed(request, error) from error
     if not loads and not alone:
         synthetic = synthetic_load(callers, specs, engine.shares_calls)
         if synthetic is not None:
             loads.append(("made-up rows", synthetic))
+    if threads is None and loads:
+        try:
+            threads = warming.choose_threads(loads[0][1], cores, set_threads)
+        except Exception as error:  # whatever the model raises
+            if recorded:
+                raise _failed(recorded[0], error) from error
+            log.warning("warm-up with made-up rows failed, %s: %s", type(error).__name__, error)
+    if threads is not None:
+        set_threads(threads)
+    settled()
     if not loads:
         log.info(
             "no warm-up: no recorded requests ([warmup] in config.toml), and no guess at them fits the model"
         )
-        return Warmth({}, threads)
-    if threads is not None:
-        set_threads(threads)
     seconds: dict[int, float] = {}
     for index, (name, load) in enumerate(loads):
         try:
-            if index == 0 and threads is None:
-                threads = warming.choose_threads(load, cores, set_threads)
-                if threads is not None:
-                    set_threads(threads)
             seconds |= warming.run(load, name)
         except Exception as error:  # whatever the model raises
-            if index < len(recorded):
+            not_compiled = compile_failure(error)
+            if not_compiled is not None:
+                raise not_compiled from error
+            if recorded:
                 raise _failed(recorded[index], error) from error
             log.warning("warm-up with made-up rows failed, %s: %s", type(error).__name__, error)
     return Warmth(seconds, threads)

@@ -15,9 +15,10 @@ from services.torch_worker.config import ConfigError
 from services.torch_worker.execution.calling import ModelCaller
 from services.torch_worker.execution.engine import Engine
 from services.torch_worker.execution.guess import declared, guesses
+from services.torch_worker.execution.loads import synthetic_load
 from services.torch_worker.execution.recorded import Recorded
 from services.torch_worker.execution.threads import Requests
-from services.torch_worker.execution.warmup import Warmth, WarmUp, on_own_thread, synthetic_load, warm_up
+from services.torch_worker.execution.warmup import Warmth, WarmUp, on_own_thread, warm_up
 from services.torch_worker.model.hooks import Hooks
 from services.torch_worker.model.model_config import TensorSpec
 

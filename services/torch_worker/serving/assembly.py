@@ -12,11 +12,10 @@ import torch
 from libs.serving.batcher import BatchPolicy
 from libs.serving.metrics import Metrics
 from services.torch_worker.config import DEFAULT_MAX_BATCH_SIZE, ConfigError, WorkerConfig
-from services.torch_worker.execution.calling import ModelCaller
+from services.torch_worker.execution.building import Instances, execution_of
 from services.torch_worker.execution.cores import hook_threads, model_threads, usable_cores
 from services.torch_worker.execution.devices import resolve_devices
 from services.torch_worker.execution.engine import Engine
-from services.torch_worker.execution.instances import copies
 from services.torch_worker.execution.recorded import read_recorded
 from services.torch_worker.execution.warmup import WarmUp, on_own_thread, warm_up
 from services.torch_worker.model.folder import open_folder
@@ -65,12 +64,11 @@ class Assembler:
         devices = resolve_devices(config.device)
         folder = open_folder(path)
         enter_folder(folder)
-        each = config.instances or folder.config.instances or 1
         hooks = load_hooks(folder)
-        models = copies(load_model(folder, devices[0]), devices, each)
-        callers = [
-            ModelCaller(model, devices[index // each], hooks.run_model) for index, model in enumerate(models)
-        ]
+        policy = policy_of(config, folder.config)
+        execution = execution_of(config, folder.config, policy.preferred_batch_sizes, policy.max_batch_size)
+        instances = Instances(load_model(folder, devices[0]), devices, hooks, execution)
+        callers = instances.callers
         engine = Engine(
             callers,
             hooks,
@@ -79,9 +77,8 @@ class Assembler:
             padding=folder.config.padding,
             free_memory=torch.cuda.empty_cache if devices[0].type == "cuda" else _nothing,
         )
-        policy = policy_of(config, folder.config)
         warmup = folder.config.warmup or WarmupConfig()
-        wanted = config.threads if config.threads is not None else folder.config.threads
+        known = execution.threads or self._threads
         warmth = on_own_thread(
             partial(
                 warm_up,
@@ -95,15 +92,20 @@ class Assembler:
                     sizes=(*policy.preferred_batch_sizes, *warmup.rows),
                 ),
                 cores=cores,
-                threads=wanted
-                or self._threads
-                or (model_threads(cores) if devices[0].type == "cuda" else None),
+                threads=known or (model_threads(cores) if devices[0].type == "cuda" else None),
                 alone=hooks.run_model is not None,
+                settled=instances.settle,
             )
         )
+        instances.warmed()
         self._threads = threads = warmth.threads or model_threads(cores, len(callers))
         set_threads = partial(torch.set_num_threads, threads)
         set_threads()
+
+        def enter(instance: int) -> None:
+            set_threads()
+            callers[instance].enter_thread()
+
         name = config.model_name
         stats = self._metrics.batcher(name)
         servable = Servable(
@@ -111,7 +113,7 @@ class Assembler:
             policy,
             hook_threads=hook_threads(config.hook_threads, cores),
             thread_init=set_threads,
-            instance_init=lambda _: set_threads(),
+            instance_init=enter,
             inline=engine.only_model,
             observer=stats,
             hook_observer=self._metrics.batcher(f"{name}/preprocess") if engine.preprocesses else None,
