@@ -148,7 +148,8 @@ def test_another_form_of_input_is_checked_at_its_first_shared_call() -> None:
 def test_models_that_write_into_their_input_share_calls_and_answer_right(model: nn.Module) -> None:
     class Doubling(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return model(x).mul_(2)
+            doubled: torch.Tensor = model(x).mul_(2)
+            return doubled
 
     e = engine(Doubling(), Hooks(preprocess=lambda x, **kwargs: torch.from_numpy(x)))
     for _ in range(12):
