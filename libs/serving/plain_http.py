@@ -30,8 +30,7 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 # How callers of REST say how long they wait, besides grpc-timeout, whose syntax gateways from REST to gRPC know.
-# The last is what an Envoy in front makes of its route's timeout.
-_MILLISECONDS = ("x-request-timeout-ms", "x-envoy-expected-rq-timeout-ms")
+_MILLISECONDS = "x-request-timeout-ms"
 DEFAULT_TIMEOUT_S = 60.0
 
 
@@ -192,12 +191,11 @@ def _timeout(headers: Mapping[str, str], most: float) -> float:
         text = headers.get("grpc-timeout")
         if text is not None:
             shortest = min(shortest, parse_timeout(text.encode()))
-        for name in _MILLISECONDS:
-            text = headers.get(name)
-            if text is not None:
-                if not text.isdecimal():
-                    raise ValueError(f"{name}: {text!r}: expected whole milliseconds")
-                shortest = min(shortest, int(text) / 1e3)
+        text = headers.get(_MILLISECONDS)
+        if text is not None:
+            if not text.isdecimal():
+                raise ValueError(f"{_MILLISECONDS}: {text!r}: expected whole milliseconds")
+            shortest = min(shortest, int(text) / 1e3)
     except ValueError as error:
         raise InvalidArgument(str(error)) from None
     return shortest

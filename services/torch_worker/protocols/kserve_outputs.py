@@ -14,6 +14,7 @@ from libs.proto.kserve_tensor import datatype
 from libs.proto.wire import ProtoError
 from libs.serving.errors import Internal, InvalidArgument
 from services.torch_worker.execution.tensors import listed, to_numpy
+from services.torch_worker.model.answer import Answer
 from services.torch_worker.protocols.kserve_spec import Spec
 
 
@@ -32,6 +33,8 @@ def output_tensors(result: Any, declared: Sequence[Spec] = ()) -> list[InferTens
     Raises:
         Internal: there is no result, or one that no tensor can carry, or not what is declared.
     """
+    if isinstance(result, Answer):
+        result = result.payload
     named = _named(result, [spec.name for spec in declared])
     specs = {spec.name: spec for spec in declared}
     return [_tensor(name, value, specs.get(name)) for name, value in named.items()]

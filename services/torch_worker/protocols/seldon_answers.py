@@ -15,10 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from libs.proto.seldon import DataKind, SeldonRequest, encode_message, encode_meta
+from libs.proto.seldon import (
+    DataKind,
+    Metric,
+    SeldonRequest,
+    decode_meta,
+    encode_message,
+    encode_meta,
+)
 from libs.proto.wire import fields
 from libs.serving.errors import Internal, InvalidArgument
 from services.torch_worker.execution.tensors import listed, plain
+from services.torch_worker.model.answer import Answer
 from services.torch_worker.protocols.seldon_patterns import AnswerEncoder
 
 
@@ -31,16 +39,22 @@ def encode_answer(
     """The SeldonMessage that answers request with result.
 
     Args:
-        result: what postprocess returned: array, tensor, list, tuple, number, str, bytes or dict.
+        result: what postprocess returned: array, tensor, list, tuple, number, str, bytes, dict or
+            google.protobuf.Any, or an Answer with one of these.
         class_names: `data.names`; None for t:0, t:1 ... of dimension 1, as seldon-core.
         tensors: encodes data.tensor, of its own thread; None for the codec itself.
 
     Raises:
         Internal: the result is of a type, or has values, that no response can carry.
     """
+    meta = None
+    if type(result) is Answer:
+        meta = answered_meta(request.raw_meta, result)
+        result, class_names = result.payload, result.names if result.names is not None else class_names
     kind, payload = respond(request.kind, result)
     names = column_names(payload, class_names) if isinstance(payload, np.ndarray) else ()
-    meta = echoed_meta(request.raw_meta)
+    if meta is None:
+        meta = echoed_meta(request.raw_meta)
     try:
         if kind is DataKind.TENSOR and tensors is not None:
             return tensors.encode_tensor(payload, names, meta)
@@ -134,6 +148,8 @@ def own_request_path() -> dict[str, str]:
 _OWN_PATH = encode_meta(request_path=own_request_path())
 # seldon.protos.Meta: routing is field 3.
 _ROUTING = 3
+# By their numbers.
+METRIC_TYPES = ("COUNTER", "GAUGE", "TIMER")
 # Callers mostly send the same few metas (one task id); longer ones hold a puid each and would only fill the
 # cache.
 _CACHED_META_BYTES = 128
@@ -146,6 +162,32 @@ def echoed_meta(raw: bytes) -> bytes:
     if not raw:
         return _OWN_PATH
     return _short_meta(raw) if len(raw) <= _CACHED_META_BYTES else _without_routing(raw)
+
+
+def answered_meta(raw: bytes, answer: Answer) -> bytes:
+    """The response's Meta for a request's, with the tags and metrics of the model's own.
+
+    Raises:
+        Internal: no message can carry these.
+    """
+    asked = decode_meta(raw)
+    try:
+        own = [
+            Metric(
+                str(m["key"]), float(m["value"]), METRIC_TYPES.index(m.get("type", "COUNTER")), m.get("tags")
+            )
+            for m in answer.metrics
+        ]
+        return encode_meta(
+            puid=asked.puid,
+            tags=asked.tags if answer.tags is None else answer.tags,
+            request_path={**own_request_path(), **asked.request_path},
+            metrics=[*asked.metrics, *own],
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise Internal(
+            f"the model's tags or metrics cannot be sent: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _without_routing(raw: bytes) -> bytes:

@@ -9,6 +9,7 @@ import torch
 from libs.proto import messages
 from libs.proto.seldon import DataKind, SeldonRequest, decode_message
 from libs.serving.errors import Internal
+from services.torch_worker.model.answer import Answer
 from services.torch_worker.protocols.seldon_answers import default_names, echoed_meta, encode_answer, respond
 
 ARRAYS = [DataKind.TENSOR, DataKind.NDARRAY, DataKind.TFTENSOR]
@@ -102,3 +103,52 @@ def test_meta_is_echoed_without_routing(puid: str) -> None:
 def test_no_meta_no_echo() -> None:
     assert echoed_meta(b"") == b""
     assert not messages.SeldonMessage.FromString(encode_answer(asked(DataKind.STR), "x")).HasField("meta")
+
+
+def test_an_answers_own_tags_metrics_and_names() -> None:
+    meta = messages.Meta(puid="p")
+    meta.tags["taskId"].number_value = 39
+    meta.routing["router"] = 1
+    meta.requestPath["m"] = "image"
+    meta.metrics.add(key="theirs", value=1)
+    answer = Answer(
+        np.ones((1, 2)),
+        {"taskId": 39, "mine": [True, None, "x"]},
+        [{"key": "k", "type": "TIMER", "value": 2.5, "tags": {"a": "b"}}, {"key": "n", "value": 1}],
+        ("u", "v"),
+    )
+    got = messages.SeldonMessage.FromString(
+        encode_answer(asked(DataKind.NDARRAY, meta.SerializeToString()), answer, ("x", "y"))
+    )
+    assert list(got.data.names) == ["u", "v"] and len(got.data.ndarray.values) == 1
+    assert got.meta.puid == "p" and got.meta.tags["taskId"].number_value == 39
+    assert [v.bool_value for v in got.meta.tags["mine"].list_value.values][:1] == [True]
+    assert dict(got.meta.requestPath) == {"m": "image"} and not got.meta.routing
+    assert [(m.key, m.type, m.value) for m in got.meta.metrics] == [
+        ("theirs", 0, 1),
+        ("k", 2, 2.5),
+        ("n", 0, 1),
+    ]
+    assert dict(got.meta.metrics[1].tags) == {"a": "b"}
+
+
+def test_an_answer_without_tags_keeps_the_requests() -> None:
+    meta = messages.Meta(puid="p")
+    meta.tags["taskId"].number_value = 39
+    raw = meta.SerializeToString()
+    got = messages.SeldonMessage.FromString(encode_answer(asked(DataKind.STR, raw), Answer("x")))
+    assert got.strData == "x" and got.meta == meta
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer("x", {"a": object()}),
+        Answer("x", None, [{"key": "k"}]),
+        Answer("x", None, [{"key": "k", "value": 1, "type": "SUM"}]),
+        Answer("x", None, [{"key": "k", "value": "much"}]),
+    ],
+)
+def test_tags_and_metrics_that_no_response_can_carry(answer: Answer) -> None:
+    with pytest.raises(Internal, match="cannot be sent"):
+        encode_answer(asked(DataKind.STR), answer)

@@ -18,6 +18,7 @@ from libs.proto.seldon import DataKind
 from libs.proto.tensor import decode_tensor, encode_tensor
 from libs.proto.wire import ProtoError
 from libs.serving.errors import Internal, InvalidArgument
+from services.torch_worker.model.answer import Answer
 from services.torch_worker.protocols.seldon_answers import column_names, own_request_path, respond
 
 # As in messages: data.tensor, else data.ndarray ...; data, else jsonData ...
@@ -128,6 +129,12 @@ def encode_json(request: JsonRequest, result: Any, class_names: tuple[str, ...] 
     Raises:
         Internal: the result is of a type, or has values, that no answer can carry.
     """
+    meta = answer_meta(request.meta)
+    if isinstance(result, Answer):
+        meta |= {"tags": dict(result.tags)} if result.tags else {}
+        if result.metrics:
+            meta["metrics"] = [*meta.get("metrics", ()), *map(dict, result.metrics)]
+        result, class_names = result.payload, result.names if result.names is not None else class_names
     kind, payload = respond(request.kind, result)
     document: dict[str, Any] = {}
     if isinstance(payload, np.ndarray):
@@ -145,7 +152,7 @@ def encode_json(request: JsonRequest, result: Any, class_names: tuple[str, ...] 
         raise Internal("customData cannot be answered in JSON")
     else:
         document[kind.value] = payload
-    document["meta"] = answer_meta(request.meta)
+    document["meta"] = meta
     try:
         return json.dumps(document, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
