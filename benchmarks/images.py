@@ -9,6 +9,7 @@ import os
 import statistics
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class Subject:
     Attributes:
         shape: of one row.
         rows: a request has, one measurement each.
-        in_flight: requests.
+        in_flight: rows, by default two full batches; at least 4 requests.
         bar: least share of the bare loop's rows per second, in the best of its settings.
         batches: of the bare loop that are tried.
     """
@@ -52,8 +53,8 @@ class Subject:
 
 
 SUBJECTS = (
-    Subject("digits", (1, 8, 8), (1, 8, 64), 32, 0.6, (16, 32, 64, 128, 256)),
-    Subject("textcnn", (64,), (1, 8, 64), 32, 0.7, (8, 16, 32, 64, 128)),
+    Subject("digits", (1, 8, 8), (1, 8, 64), 128, 0.6, (16, 32, 64, 128, 256)),
+    Subject("textcnn", (64,), (1, 8, 64), 128, 0.7, (8, 16, 32, 64, 128)),
     Subject("resnet50", (3, 224, 224), (1,), 4, 0.92, (1, 2, 4, 8)),
 )
 
@@ -156,6 +157,16 @@ def check(address: str, method: str, body: bytes, rows: int) -> None:
         raise RuntimeError(f"{method} answered {len(answer)} bytes to {rows} rows")
 
 
+def errors(address: str) -> str:
+    """The worker's own count of answers other than OK: h2load takes a gRPC error for success, and a fast one."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    handled = [line for line in lines if line.startswith("grpc_server_handled_total{")]
+    return "; ".join(
+        line for line in handled if 'grpc_code="OK"' not in line and not line.endswith((" 0", " 0.0"))
+    )
+
+
 def best_setting(loop: Bare, subject: Subject) -> tuple[int, int]:
     """Threads and batch size at which the bare loop is fastest."""
     counts = sorted({1, max(1, (os.cpu_count() or 1) // 2), os.cpu_count() or 1})
@@ -179,11 +190,16 @@ def measure(options: argparse.Namespace, subject: Subject) -> list[tuple[str, ..
         served: dict[tuple[int, str], list[load.Result]] = {request: [] for request in requests}
         alone: dict[tuple[int, str], list[float]] = {request: [] for request in requests}
         for _ in range(options.rounds):
+            before = loop.rate(threads, batch, options.seconds)
             for request, (method, body) in requests.items():
-                alone[request].append(loop.rate(threads, batch, options.seconds))
-                served[request].append(
-                    load.run(address, method, body, pid, subject.in_flight, options.seconds)
-                )
+                in_flight = max(4, subject.in_flight // request[0])
+                served[request].append(load.run(address, method, body, pid, in_flight, options.seconds))
+                after = loop.rate(threads, batch, options.seconds)
+                alone[request].append((before + after) / 2)
+                before = after
+        refused = errors(address)
+        if refused:
+            raise RuntimeError(f"the worker answered with errors: {refused}")
         for (rows, kind), results in served.items():
             shares = [
                 result.rate * rows / rate for result, rate in zip(results, alone[rows, kind], strict=True)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Larger calls than this say nothing new about the number of threads, and sixteen numbers would take minutes.
+# Larger calls than this say nothing new, and sixteen numbers of threads would take minutes.
 _LONG_CALL_S = 0.5
 # A call as long as this is worth a line in the log, for those who wait.
 _SLOW_S = 2.0
@@ -77,18 +77,23 @@ class WarmUp:
     def run(self, load: Load, name: str) -> dict[int, float]:
         """Calls of one request, of two, four ... and of the largest number, twice each; seconds by rows.
 
-        The first call of a size allocates (and compiles, where that is on); the second is what later ones take. A long
-        call is not repeated.
+        The first call of a size allocates (and compiles, where that is on); the second is what later ones take. After a
+        long call only the sizes that were asked for follow.
         """
         seconds: dict[int, float] = {}
+        asked = {size // load.requests.rows for size in self._sizes}
         for instance in range(self._instances):
             taken: list[str] = []
+            long = False
             for count in self._counts(load):
+                if long and count not in asked:
+                    continue
                 if seconds and self._clock() >= self._end:
                     log.warning("warm-up with %s ends early: its time is over", name)
                     return seconds
                 first = again = self._time(load, count, instance)
-                if first < _LONG_CALL_S or count == 1:
+                long = first > _LONG_CALL_S
+                if not long or count == 1:
                     again = self._time(load, count, instance)
                 elif first > _SLOW_S:
                     log.info("warm-up with %s: %d requests took %.1f s", name, count, first)
