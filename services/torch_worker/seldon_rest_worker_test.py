@@ -156,18 +156,14 @@ def test_ways_to_send(echo: Running) -> None:
         ({"data": {"tensor": 3}}, 400, "MICROSERVICE_BAD_DATA", "data.tensor"),
         ({"data": {"tftensor": {"dtype": "x"}}}, 400, "MICROSERVICE_BAD_DATA", "data.tftensor"),
         ({"data": 3}, 400, "MICROSERVICE_BAD_DATA", "data: expected"),
-        ({"binData": "*"}, 400, "MICROSERVICE_BAD_DATA", "base64"),
+        ({"binData": "A"}, 400, "MICROSERVICE_BAD_DATA", "base64"),
         ({"strData": 3}, 400, "MICROSERVICE_BAD_DATA", "strData"),
-        ({"strData": "x", "meta": []}, 400, "MICROSERVICE_BAD_DATA", ""),
         ({"strData": "x", "meta": {"tags": [1]}}, 400, "MICROSERVICE_BAD_DATA", "meta.tags"),
         ({"strData": "x", "meta": {"tags": {"fail": "value"}}}, 400, "MICROSERVICE_BAD_DATA", "not today"),
         ({"strData": "x", "meta": {"tags": {"fail": "key"}}}, 500, "MICROSERVICE_INTERNAL_ERROR", "KeyError"),
     ],
 )
 def test_errors_carry_a_status(echo: Running, message: Any, status: int, reason: str, text: str) -> None:
-    if message == {"strData": "x", "meta": []}:  # an empty meta is none
-        assert predict(echo, message)[0] == 200
-        return
     got, answer = predict(echo, message)
     told = answer["status"]
     assert (got, told["status"], told["code"], told["reason"]) == (status, 1, -1, reason)
