@@ -12,6 +12,7 @@ own metrics to `Metrics.registry`.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 
@@ -105,6 +106,20 @@ class BatchStats:
         self.drops[reason] = self.drops.get(reason, 0) + items
 
 
+class StageStats:
+    """How long the stages of a model's requests take. Any thread may observe."""
+
+    def __init__(self, model: str, stages: Iterable[str]) -> None:
+        self.model = model
+        self.seconds = {stage: Histogram(LATENCY_BUCKETS) for stage in stages}
+        self._lock = threading.Lock()
+
+    def observe(self, stage: str, seconds: float) -> None:
+        """Counts one run of a stage."""
+        with self._lock:
+            self.seconds[stage].observe(seconds)
+
+
 class Metrics:
     """All metrics of one server in a registry of its own.
 
@@ -118,7 +133,8 @@ class Metrics:
         self.in_flight: Callable[[], float] = float
         self._info = labels or {}
         self._methods: dict[str, MethodStats] = {}
-        self._batches: list[BatchStats] = []
+        self._batches: dict[str, BatchStats] = {}
+        self._stages: dict[str, StageStats] = {}
         if process:
             ProcessCollector(registry=self.registry)
             PlatformCollector(registry=self.registry)
@@ -133,12 +149,20 @@ class Metrics:
         return stats
 
     def batcher(self, model: str, queued_rows: Callable[[], float] | None = None) -> BatchStats:
-        """An observer to give to a `Batcher`. Set its `queued_rows` once the batcher exists, if not given
-        here."""
-        stats = BatchStats(model)
+        """An observer to give to a `Batcher`; the same object for the same name, so that a model's counts go on with
+        its next version. Set its `queued_rows` once the batcher exists, if not given here."""
+        stats = self._batches.get(model)
+        if stats is None:
+            stats = self._batches[model] = BatchStats(model)
         if queued_rows is not None:
             stats.queued_rows = queued_rows
-        self._batches.append(stats)
+        return stats
+
+    def stages(self, model: str, stages: Iterable[str]) -> StageStats:
+        """Histograms of a model's stages; the same object for the same name."""
+        stats = self._stages.get(model)
+        if stats is None:
+            stats = self._stages[model] = StageStats(model, stages)
         return stats
 
     @property
@@ -157,7 +181,7 @@ class Metrics:
     @property
     def busy_seconds(self) -> float:
         """Seconds that batches have run, of all batchers that are there now."""
-        return sum(stats.run_seconds.total for stats in self._batches)
+        return sum(stats.run_seconds.total for stats in self._batches.values())
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """The `/metrics` handler; answers in the text or the OpenMetrics format, as asked."""
@@ -172,6 +196,8 @@ class Metrics:
         yield from self._call_families()
         if self._batches:
             yield from self._batch_families()
+        if self._stages:
+            yield self._stage_family()
 
     def _call_families(self) -> Iterable[Metric]:
         labels = ["grpc_type", "grpc_service", "grpc_method"]
@@ -190,6 +216,17 @@ class Metrics:
         yield handled
         yield seconds
 
+    def _stage_family(self) -> Metric:
+        family = HistogramMetricFamily(
+            "serving_stage_seconds",
+            "Time of a stage's runs; one run may serve a batch.",
+            labels=["model", "stage"],
+        )
+        for stats in self._stages.values():
+            for stage, seconds in stats.seconds.items():
+                seconds.add_to(family, [stats.model, stage])
+        return family
+
     def _batch_families(self) -> Iterable[Metric]:
         items = HistogramMetricFamily("serving_batch_items", "Requests in a batch.", labels=["model"])
         rows = HistogramMetricFamily("serving_batch_rows", "Rows in a batch.", labels=["model"])
@@ -201,7 +238,7 @@ class Metrics:
             "serving_queue_dropped", "Requests that left the queue without a run.", labels=["model", "reason"]
         )
         queued = GaugeMetricFamily("serving_queue_rows", "Rows waiting now.", labels=["model"])
-        for stats in self._batches:
+        for stats in self._batches.values():
             values = [stats.model]
             stats.items.add_to(items, values)
             stats.rows.add_to(rows, values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter
+from prometheus_client import Counter, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from libs.serving.call import HttpRequest
@@ -85,3 +85,30 @@ def test_a_value_on_a_bound_belongs_to_its_bucket() -> None:
     histogram = Histogram(LATENCY_BUCKETS)
     histogram.observe(LATENCY_BUCKETS[3])
     assert histogram.counts[3] == 1
+
+
+def test_stages_are_histograms_of_their_own_and_go_on_with_the_next_version() -> None:
+    metrics = Metrics(process=False)
+    metrics.stages("m", ("model", "postprocess")).observe("model", 0.003)
+    metrics.stages("m", ("model", "postprocess")).observe("model", 0.3)
+    text = generate_latest(metrics.registry).decode()
+    assert 'serving_stage_seconds_bucket{le="0.005",model="m",stage="model"} 1.0' in text
+    assert 'serving_stage_seconds_count{model="m",stage="model"} 2.0' in text
+    assert 'serving_stage_seconds_count{model="m",stage="postprocess"} 0.0' in text
+
+
+def test_a_batcher_of_a_known_name_goes_on_counting() -> None:
+    metrics = Metrics(process=False)
+    metrics.batcher("m").ran(1, 2, 0.0, 0.5)
+    metrics.batcher("m", lambda: 7.0).ran(1, 2, 0.0, 0.25)
+    text = generate_latest(metrics.registry).decode()
+    assert 'serving_batch_items_count{model="m"} 2.0' in text and 'serving_queue_rows{model="m"} 7.0' in text
+    assert metrics.busy_seconds == 0.75
+
+
+def test_calls_and_the_servers_own_failures_are_counted_without_health() -> None:
+    metrics = Metrics(process=False)
+    for code in (Code.OK, Code.INTERNAL, Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED):
+        metrics.method("/a.B/C").observe(code, 0.001)
+    metrics.method("/grpc.health.v1.Health/Check").observe(Code.UNAVAILABLE, 0.001)
+    assert (metrics.calls, metrics.failed_calls) == (4, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from random import random
@@ -18,12 +19,10 @@ from services.torch_worker.execution.devices import resolve_devices
 from services.torch_worker.execution.engine import Engine
 from services.torch_worker.execution.recorded import read_recorded
 from services.torch_worker.execution.warmup import WarmUp, on_own_thread, warm_up
-from services.torch_worker.model.folder import open_folder
-from services.torch_worker.model.hooks import load_hooks
-from services.torch_worker.model.loading import enter_folder, load_model
+from services.torch_worker.model.loading import LoadedModel, open_model
 from services.torch_worker.model.model_config import ModelConfig, WarmupConfig
 from services.torch_worker.serving.request_log import RequestLog
-from services.torch_worker.serving.servable import Servable
+from services.torch_worker.serving.servable import STAGES, Servable
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +58,22 @@ class Assembler:
         Raises:
             ConfigError: something is missing or wrong, or a recorded request cannot be answered; says what.
         """
+        devices = resolve_devices(self._config.device)
+        loaded = open_model(path, devices[0], weights_only=self._config.weights_only)
+        try:
+            with loaded.entered():
+                return self._assemble(loaded, devices)
+        except BaseException:
+            loaded.namespace.close()
+            raise
+
+    def _assemble(self, loaded: LoadedModel, devices: Sequence[torch.device]) -> Servable:
         config = self._config
+        folder, hooks = loaded.folder, loaded.hooks
         cores = usable_cores()
-        devices = resolve_devices(config.device)
-        folder = open_folder(path)
-        enter_folder(folder)
-        hooks = load_hooks(folder)
         policy = policy_of(config, folder.config)
         execution = execution_of(config, folder.config, policy.preferred_batch_sizes, policy.max_batch_size)
-        instances = Instances(load_model(folder, devices[0]), devices, hooks, execution)
+        instances = Instances(loaded.model, devices, hooks, execution)
         callers = instances.callers
         engine = Engine(
             callers,
@@ -102,7 +108,14 @@ class Assembler:
         set_threads = partial(torch.set_num_threads, threads)
         set_threads()
 
+        def enter_thread() -> None:
+            loaded.enter_thread()
+            set_threads()
+
         def enter(instance: int) -> None:
+            # A bare model may also run on the event loop's thread, which belongs to all versions.
+            if not engine.only_model:
+                loaded.enter_thread()
             set_threads()
             callers[instance].enter_thread()
 
@@ -112,13 +125,14 @@ class Assembler:
             engine,
             policy,
             hook_threads=hook_threads(config.hook_threads, cores),
-            thread_init=set_threads,
+            thread_init=enter_thread,
             instance_init=enter,
             inline=engine.only_model,
             observer=stats,
             hook_observer=self._metrics.batcher(f"{name}/preprocess") if engine.preprocesses else None,
             inputs=folder.config.inputs,
             outputs=folder.config.outputs,
+            stages=self._metrics.stages(name, STAGES),
             request_log=RequestLog(config.log_requests, random) if config.log_requests else None,
         )
         stats.queued_rows = lambda: servable.queued_rows

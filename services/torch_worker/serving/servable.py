@@ -18,6 +18,7 @@ from typing import Any
 from libs.serving.batcher import Batcher, BatchObserver, BatchPolicy
 from libs.serving.call import Call
 from libs.serving.errors import ServingError
+from libs.serving.metrics import StageStats
 from services.torch_worker.execution.engine import Engine, Job
 from services.torch_worker.model.model_config import TensorSpec
 from services.torch_worker.serving.pace import Pace
@@ -47,6 +48,9 @@ class Request:
     encode: Callable[[Any, tuple[str, ...] | None], bytes]
     priority: int = 0
 
+
+STAGES = ("preprocess", "model", "postprocess")
+"""Parts of a request's time that are measured; a run of the model serves a batch."""
 
 Task = tuple[Request, Job]
 
@@ -79,6 +83,7 @@ class Servable:
         hook_observer: told about preprocess's groups.
         inputs, outputs: what the folder declares of them, for protocols that describe models.
         request_log: writes lines about requests; None: nothing does.
+        stages: counts how long each of STAGES takes.
     """
 
     def __init__(
@@ -95,10 +100,12 @@ class Servable:
         inputs: Sequence[TensorSpec] = (),
         outputs: Sequence[TensorSpec] = (),
         request_log: RequestLog | None = None,
+        stages: StageStats | None = None,
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
         self._request_log = request_log
+        self._stages = stages if stages is not None else StageStats("", STAGES)
         self._engine = engine
         self._max_rows = policy.max_batch_size
         self._observer = observer
@@ -241,12 +248,17 @@ class Servable:
             await self._after.close(drain_deadline_s)
 
     def _prepare_group(self, requests: Sequence[Request]) -> list[Job | Exception]:
-        return [*self._engine.prepare_many([(request.payload, request.meta) for request in requests])]
+        start = time.monotonic()
+        jobs = self._engine.prepare_many([(request.payload, request.meta) for request in requests])
+        self._stages.observe("preprocess", time.monotonic() - start)
+        return [*jobs]
 
     def _finish_group(self, tasks: Sequence[_Finish]) -> list[bytes | Exception]:
         start = time.monotonic()
         answers = self._engine.finish([job for _, job, _ in tasks], [output for *_, output in tasks])
-        self._pace.observe(time.monotonic() - start, len(tasks))
+        took = time.monotonic() - start
+        self._pace.observe(took, len(tasks))
+        self._stages.observe("postprocess", took)
         return [self._encode(task[0], answer) for task, answer in zip(tasks, answers, strict=True)]
 
     def _run_here(self, tasks: Sequence[Task], waited_s: float) -> list[bytes | Exception]:
@@ -287,7 +299,9 @@ class Servable:
         if self._after is None:
             return self._run_locked(tasks, instance)
         jobs = [job for _, job in tasks]
+        start = time.monotonic()
         outputs = self._engine.outputs(jobs, instance)
+        self._stages.observe("model", time.monotonic() - start)
         # Slow hooks run elsewhere, beside the next call of the model. While more than a batch waits for them there,
         # this thread helps, so that the wait has a bound.
         if self._pace.slow and self._after.queued_items <= self._max_rows:
@@ -301,6 +315,7 @@ class Servable:
         results = self._engine.run([job for _, job in tasks], instance)
         end = time.monotonic()
         rows = sum([job.rows for _, job in tasks])
+        self._stages.observe("model", end - start)
         with self._observing:
             self._quick.observe(end - start, rows, end)
         return [self._encode(request, result) for (request, _), result in zip(tasks, results, strict=True)]
