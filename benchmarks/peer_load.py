@@ -18,6 +18,7 @@ from benchmarks.peer_calls import Call, ask
 from benchmarks.peer_process import NotRunError
 
 CHECKS = 96
+TIMEOUT_S = 600.0
 TOLERANCE = 1e-5  # float32's, of probabilities
 GRPC_FRAME = 5
 LATE = 128  # answers; no more calls than that are ever open
@@ -56,7 +57,9 @@ def median(rounds: Sequence[Measured]) -> Measured:
 
 
 def check_one(address: str, call: Call, rows: Rows, number: int = 0) -> int:
-    """Asks for one row; returns the size of the answer in bytes. Raises RuntimeError when it is not the bare model's."""
+    """Asks for one row and returns the size of the answer in bytes.
+
+    Raises RuntimeError when the answer is not the bare model's."""
     expected = rows.heads[number % len(rows.heads)]
     values, size = ask(address, call, rows.features[number % len(rows.features)])
     if len(values) != len(expected) or any(
@@ -89,7 +92,7 @@ def command(address: str, call: Call, body_file: str, in_flight: int, h2load: st
 def measure(
     address: str, call: Call, rows: Rows, pid: int, in_flight: int, seconds: int, warm_up_s: int, h2load: str
 ) -> Measured:
-    """Keeps `in_flight` calls of one row open. Raises NotRunError when an answer under load is not what it should be."""
+    """Keeps `in_flight` calls of one row open. Raises NotRunError when the answers are not what they should be."""
     size = check_one(address, call, rows)
     with tempfile.NamedTemporaryFile() as body:
         message = call.body(rows.features[0])
@@ -124,4 +127,7 @@ def read(output: str, size: int) -> tuple[float, int]:
 
 
 def _run(arguments: list[str]) -> str:
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True).stdout
+    try:
+        return subprocess.run(arguments, capture_output=True, text=True, timeout=TIMEOUT_S, check=True).stdout
+    except subprocess.SubprocessError as error:
+        raise NotRunError(f"the load generator: {error}") from None

@@ -155,7 +155,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=5, help="of each measurement [%(default)s]")
     parser.add_argument("--rounds", type=int, default=1, help="through all servers; medians [%(default)s]")
     parser.add_argument(
-        "--h2load", default=load.program("h2load"), help="command of the load generator [%(default)s]"
+        "--h2load", default="h2load", help="command of the load generator [%(default)s]"
     )
     parser.add_argument(
         "--worker-python",
