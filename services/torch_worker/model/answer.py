@@ -11,7 +11,7 @@ class Answer:
 
     Attributes:
         payload: the result itself: array, list, str, bytes, dict.
-        tags: of the model, which win over the request's of the same names.
+        tags: of the answer, in place of the request's (which they contain); None: the request's.
         metrics: the model's, after the request's: {"key": str, "type": "COUNTER"|"GAUGE"|"TIMER", "value": number,
             "tags": {str: str}}, the tags optional.
         names: of the columns; None: what the folder says, else t:0, t:1 ...
@@ -27,7 +27,7 @@ class Answer:
         names: Sequence[str] | None = None,
     ) -> None:
         self.payload = payload
-        self.tags = tags or {}
+        self.tags = tags
         self.metrics = metrics
         self.names = None if names is None else tuple(names)
 

@@ -4,9 +4,7 @@ batched preprocess_batch(xs, **kwargs), postprocess_batch(xs, **kwargs).
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
@@ -15,11 +13,10 @@ from typing import Any
 from services.torch_worker.config import ConfigError
 from services.torch_worker.model.failures import place_in
 from services.torch_worker.model.folder import ModelFolder
+from services.torch_worker.model.namespace import Namespace
 
 Hook = Callable[..., Any]
 
-# The name under which pickles and other files of the folder may import processor.py.
-PROCESSOR_MODULE = "processor"
 _NAMES = ("preprocess", "preprocess_batch", "run_model", "postprocess", "postprocess_batch")
 
 
@@ -58,8 +55,8 @@ class Hooks:
         return self.postprocess is not None or self.postprocess_batch is not None
 
 
-def load_hooks(folder: ModelFolder) -> Hooks:
-    """Import the folder's processor.py, if it has one, and pick its hooks. The folder must have been entered.
+def load_hooks(folder: ModelFolder, namespace: Namespace) -> Hooks:
+    """Import the folder's processor.py, if it has one, among the folder's modules, and pick its hooks.
 
     Raises:
         ConfigError: the file cannot be imported, or a hook's name is bound to something that cannot be
@@ -68,14 +65,9 @@ def load_hooks(folder: ModelFolder) -> Hooks:
     file = folder.processor_file
     if file is None:
         return Hooks()
-    spec = importlib.util.spec_from_file_location(PROCESSOR_MODULE, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PROCESSOR_MODULE] = module
     try:
-        spec.loader.exec_module(module)
+        module = namespace.import_module(file.stem)
     except BaseException as error:  # a processor that calls sys.exit() must not end the worker without a word
-        del sys.modules[PROCESSOR_MODULE]
         where = place_in(folder.path, error) or file.name
         raise ConfigError(f"{file}: cannot be imported: {type(error).__name__}: {error} ({where})") from error
 

@@ -10,8 +10,8 @@ import pytest
 from services.torch_worker.config import ConfigError
 from services.torch_worker.model.folder import ModelFolder
 from services.torch_worker.model.hooks import Hooks, is_plain_call, load_hooks
-from services.torch_worker.model.loading import enter_folder
 from services.torch_worker.model.model_config import ModelConfig
+from services.torch_worker.model.namespace import Namespace
 from services.torch_worker.testing import kept_process_state
 
 
@@ -29,8 +29,7 @@ def load(folder: Path, source: str | None, **files: str) -> Hooks:
         processor = folder / "processor.py"
         processor.write_text(dedent(source))
     parts = ModelFolder(folder, folder / "model.pth", processor, ModelConfig())
-    enter_folder(parts)
-    return load_hooks(parts)
+    return load_hooks(parts, Namespace(folder))
 
 
 def test_no_processor_no_hooks(tmp_path: Path) -> None:

@@ -49,6 +49,9 @@ from typing import Any
 # a file of such a name never was able to replace it.
 _TAKEN = frozenset(name.partition(".")[0] for name in sys.modules)
 
+# What is installed for a folder lies in it here, and belongs to the process; see `requirements`.
+PACKAGES = ".packages"
+
 _serial = itertools.count(1)
 _live: dict[str, Namespace] = {}
 _thread = threading.local()
@@ -186,7 +189,11 @@ class Namespace:
         return [str(self.path), *(entry for entry in sys.path if self._holds(entry))]
 
     def _holds(self, entry: object) -> bool:
-        return isinstance(entry, str) and (entry + "/").startswith(f"{self.path}/")
+        return (
+            isinstance(entry, str)
+            and (entry + "/").startswith(f"{self.path}/")
+            and entry != f"{self.path}/{PACKAGES}"
+        )
 
     def _finder(self, entry: str) -> FileFinder:
         finder = self._finders.get(entry)
@@ -209,8 +216,8 @@ class Namespace:
     def _import(
         self,
         name: str,
-        globals: Mapping[str, Any] | None = None,
-        locals: Mapping[str, Any] | None = None,
+        globals: Mapping[str, Any] | None = None,  # noqa: A002
+        locals: Mapping[str, Any] | None = None,  # noqa: A002
         fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
@@ -237,7 +244,8 @@ class Namespace:
     def _bare_error(self, error: ModuleNotFoundError) -> ModuleNotFoundError:
         inside = f"{self.name}."
         name = (error.name or "").removeprefix(inside)
-        return ModuleNotFoundError(str(error).replace(inside, ""), name=name, path=error.path)
+        bare = ModuleNotFoundError(str(error).replace(inside, ""), name=name, path=error.path)
+        return bare.with_traceback(error.__traceback__)
 
 
 def current() -> Namespace | None:

@@ -145,11 +145,11 @@ def test_packages_and_relative_imports(tmp_path: Path) -> None:
         made.append(Namespace(folder))
     for number, namespace in enumerate(made, 1):
         net: Any = namespace.import_module("net")
-        assert (net.M, net.N, net.L.M) == (2 * number, number, 2 * number)
-        assert namespace.import_module("pkg.deep.leaf").N == number
+        assert (2 * number, number, 2 * number) == (net.M, net.N, net.L.M)
+        assert number == namespace.import_module("pkg.deep.leaf").N
         with namespace.active():
-            assert importlib.import_module("pkg.deep.leaf").N == number
-            assert importlib.import_module("pkg").same.N == number
+            assert number == importlib.import_module("pkg.deep.leaf").N
+            assert number == importlib.import_module("pkg").same.N
         assert namespace.import_module("pkg").base.__name__ == f"{namespace.name}.pkg.base"
     for namespace in made:
         namespace.close()
@@ -211,9 +211,10 @@ def test_torch_compile_and_script(tmp_path: Path) -> None:
         with namespace.active():
             model = torch.compile(net.Net(), backend="eager")
             assert model(torch.ones(2)).tolist() == [2.0 * (number + 1)] * 2
-        script: Any = torch.jit.script
-        scripted = script(namespace.import_module("scripted").f)
-        assert scripted(torch.zeros(1)).item() == number + 1
+        function: Any = namespace.import_module("scripted").f
+        scripted: Any = torch.jit.script(function)  # type: ignore[no-untyped-call]
+        result: torch.Tensor = scripted(torch.zeros(1))
+        assert result.item() == number + 1
         namespace.close()
 
 
