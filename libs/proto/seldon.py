@@ -84,7 +84,8 @@ class SeldonRequest:
       CUSTOM    bytes: the serialized google.protobuf.Any
       None      None: the message has no payload
     `tags` holds Python values; a number that is whole is an int. `raw_meta` and `raw_status` are the
-    serialized Meta and Status, b"" when absent; `decode_meta` and `decode_status` read them.
+    serialized Meta and Status, b"" when absent; `decode_meta` and `decode_status` read them. `more_meta` says that
+    the Meta has more than puid and tags.
     """
 
     kind: DataKind | None
@@ -94,6 +95,7 @@ class SeldonRequest:
     tags: dict[str, Any]
     raw_meta: bytes
     raw_status: bytes = b""
+    more_meta: bool = False
 
 
 # Tags of SeldonMessage ...
@@ -143,9 +145,9 @@ def decode_message(data: Buffer) -> SeldonRequest:
     elif which == _CUSTOM:
         kind, payload = DataKind.CUSTOM, _bytes_of(buf, spans)
     raw_meta = _bytes_of(buf, meta) if meta else b""
-    puid, tags = decode_tags(raw_meta) if raw_meta else ("", {})
+    puid, tags, more_meta = decode_tags(raw_meta) if raw_meta else ("", {}, False)
     return SeldonRequest(
-        kind, payload, names, puid, tags, raw_meta, _bytes_of(buf, status) if status else b""
+        kind, payload, names, puid, tags, raw_meta, _bytes_of(buf, status) if status else b"", more_meta
     )
 
 

@@ -61,26 +61,29 @@ _KEY, _ENTRY_NUMBER, _ENTRY_TEXT = 1 << 3 | 2, 2 << 3, 2 << 3 | 2
 _METRIC_TYPE, _METRIC_VALUE, _METRIC_TAGS = 2 << 3, 3 << 3 | 5, 4 << 3 | 2
 
 
-def decode_tags(raw: bytes) -> tuple[str, dict[str, Any]]:
-    """A Meta's puid and tags; its other fields are not looked into."""
+def decode_tags(raw: bytes) -> tuple[str, dict[str, Any], bool]:
+    """A Meta's puid and tags, and whether it has other fields, which are not looked into."""
     puid = ""
+    more = False
     entries: list[Span] = []
     for tag, a, b in fields(raw, 0, len(raw)):
         if tag == _TAGS:
             entries.append((a, b))
         elif tag == _PUID:
             puid = read_string(raw, a, b)
+        else:
+            more = True
     tags = jsonvalue.decode_map(raw, entries, MAX_DEPTH - 1)
     for key, value in tags.items():
         if isinstance(value, float) and value.is_integer():
             tags[key] = int(value)
-    return puid, tags
+    return puid, tags, more
 
 
 def decode_meta(raw: Buffer) -> Meta:
     """Decode a serialized Meta, such as `SeldonRequest.raw_meta`. Raises ProtoError when it is malformed."""
     buf = bytes(raw)
-    puid, tags = decode_tags(buf)
+    puid, tags, _ = decode_tags(buf)
     routing: dict[str, int] = {}
     request_path: dict[str, str] = {}
     metrics = []

@@ -176,7 +176,7 @@ def answered_meta(raw: bytes, answer: Answer) -> bytes:
             Metric(
                 str(m["key"]), float(m["value"]), METRIC_TYPES.index(m.get("type", "COUNTER")), m.get("tags")
             )
-            for m in answer.metrics
+            for m in own_metrics(answer)
         ]
         return encode_meta(
             puid=asked.puid,
@@ -188,6 +188,29 @@ def answered_meta(raw: bytes, answer: Answer) -> bytes:
         raise Internal(
             f"the model's tags or metrics cannot be sent: {type(error).__name__}: {error}"
         ) from error
+
+
+def further_meta(raw: bytes) -> dict[str, Any]:
+    """What hooks get of a request's Meta besides puid and tags, as JSON has it: without what is empty."""
+    meta = decode_meta(raw)
+    metrics = []
+    for metric in meta.metrics:
+        described: dict[str, Any] = {"key": metric.key, "value": metric.value}
+        if 0 < metric.type < len(METRIC_TYPES):
+            described["type"] = METRIC_TYPES[metric.type]
+        if metric.tags:
+            described["tags"] = dict(metric.tags)
+        metrics.append(described)
+    found = {"routing": meta.routing, "requestPath": meta.request_path, "metrics": metrics}
+    return {key: value for key, value in found.items() if value}
+
+
+def own_metrics(answer: Answer) -> list[dict[str, Any]]:
+    """The model's metrics as seldon-core sends them: where they have tags, with the tag `method`."""
+    return [
+        {**metric, "tags": {**metric["tags"], "method": "predict"}} if "tags" in metric else dict(metric)
+        for metric in answer.metrics
+    ]
 
 
 def _without_routing(raw: bytes) -> bytes:

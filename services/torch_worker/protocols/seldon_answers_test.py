@@ -10,7 +10,13 @@ from libs.proto import messages
 from libs.proto.seldon import DataKind, SeldonRequest, decode_message
 from libs.serving.errors import Internal
 from services.torch_worker.model.answer import Answer
-from services.torch_worker.protocols.seldon_answers import default_names, echoed_meta, encode_answer, respond
+from services.torch_worker.protocols.seldon_answers import (
+    default_names,
+    echoed_meta,
+    encode_answer,
+    further_meta,
+    respond,
+)
 
 ARRAYS = [DataKind.TENSOR, DataKind.NDARRAY, DataKind.TFTENSOR]
 OTHERS = [DataKind.BIN, DataKind.STR, DataKind.JSON]
@@ -129,7 +135,7 @@ def test_an_answers_own_tags_metrics_and_names() -> None:
         ("k", 2, 2.5),
         ("n", 0, 1),
     ]
-    assert dict(got.meta.metrics[1].tags) == {"a": "b"}
+    assert dict(got.meta.metrics[1].tags) == {"a": "b", "method": "predict"}
 
 
 def test_an_answer_without_tags_keeps_the_requests() -> None:
@@ -152,3 +158,21 @@ def test_an_answer_without_tags_keeps_the_requests() -> None:
 def test_tags_and_metrics_that_no_response_can_carry(answer: Answer) -> None:
     with pytest.raises(Internal, match="cannot be sent"):
         encode_answer(asked(DataKind.STR), answer)
+
+
+def test_what_hooks_get_of_meta_besides_puid_and_tags() -> None:
+    meta = messages.Meta(puid="p")
+    meta.tags["a"].number_value = 1
+    assert further_meta(meta.SerializeToString()) == {}
+    meta.routing["router"] = -1
+    meta.requestPath["m"] = "image"
+    meta.metrics.add(key="k", value=0.5, type=1, tags={"a": "b"})
+    meta.metrics.add(key="n", value=1)
+    assert further_meta(meta.SerializeToString()) == {
+        "routing": {"router": -1},
+        "requestPath": {"m": "image"},
+        "metrics": [
+            {"key": "k", "value": 0.5, "type": "GAUGE", "tags": {"a": "b"}},
+            {"key": "n", "value": 1.0},
+        ],
+    }

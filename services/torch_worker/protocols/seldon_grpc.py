@@ -9,7 +9,7 @@ from libs.proto.seldon import DataKind
 from libs.proto.wire import ProtoError
 from libs.serving.call import Call, Handler
 from libs.serving.errors import InvalidArgument
-from services.torch_worker.protocols.seldon_answers import custom_payload, encode_answer
+from services.torch_worker.protocols.seldon_answers import custom_payload, encode_answer, further_meta
 from services.torch_worker.protocols.seldon_patterns import AnswerEncoder, RequestDecoder
 from services.torch_worker.serving.repository import Repository
 from services.torch_worker.serving.servable import Request
@@ -50,6 +50,8 @@ class SeldonGrpc:
             meta["puid"] = request.puid
         if request.names:
             meta["names"] = request.names
+        if request.more_meta:
+            meta |= further_meta(request.raw_meta)
         payload = request.payload if request.kind is not DataKind.CUSTOM else custom_payload(request.payload)
         encode = partial(encode_answer, request, tensors=self._encoder)
         return await self._repository.default().predict(call, Request(payload, meta, encode))

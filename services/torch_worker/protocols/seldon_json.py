@@ -19,7 +19,12 @@ from libs.proto.tensor import decode_tensor, encode_tensor
 from libs.proto.wire import ProtoError
 from libs.serving.errors import Internal, InvalidArgument
 from services.torch_worker.model.answer import Answer
-from services.torch_worker.protocols.seldon_answers import column_names, own_request_path, respond
+from services.torch_worker.protocols.seldon_answers import (
+    column_names,
+    own_metrics,
+    own_request_path,
+    respond,
+)
 
 # As in messages: data.tensor, else data.ndarray ...; data, else jsonData ...
 _ARRAYS = (DataKind.TENSOR, DataKind.NDARRAY, DataKind.TFTENSOR)
@@ -133,7 +138,7 @@ def encode_json(request: JsonRequest, result: Any, class_names: tuple[str, ...] 
     if isinstance(result, Answer):
         meta |= {"tags": dict(result.tags)} if result.tags else {}
         if result.metrics:
-            meta["metrics"] = [*meta.get("metrics", ()), *map(dict, result.metrics)]
+            meta["metrics"] = [*meta.get("metrics", ()), *own_metrics(result)]
         result, class_names = result.payload, result.names if result.names is not None else class_names
     kind, payload = respond(request.kind, result)
     document: dict[str, Any] = {}

@@ -77,7 +77,7 @@ class RequestDecoder:
         end = start + values.nbytes
         if not (values.size and start >= 0 and end <= len(body) and values.flags.c_contiguous):
             return  # the values were copied out: they are not one packed run of bytes
-        if len(body) - values.nbytes > _MAX_FRAME_BYTES or request.raw_status:
+        if len(body) - values.nbytes > _MAX_FRAME_BYTES or request.raw_status or request.more_meta:
             return
         if not all(isinstance(value, _SCALARS) for value in request.tags.values()):
             return  # a hook could change a tag's list, and the next request's with it
