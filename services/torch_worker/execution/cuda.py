@@ -100,10 +100,28 @@ class CudaLane:
     def fetch(self, output: Any) -> Any:
         """The same structure with CPU tensors in the place of the device's: all copies are begun, then awaited once."""
         copies = mapped(output, _fetched)
+        self._await()
+        return copies
+
+    def hand_over(self, output: Any) -> Any:
+        """The output as it is, for hooks of whatever thread: computed, and kept until their stream, the default one,
+        has read it.
+        """
+        default = torch.cuda.default_stream(self.device)
+
+        def keep(tensor: Any) -> Any:
+            if isinstance(tensor, torch.Tensor) and tensor.device.type != "cpu":
+                tensor.record_stream(default)
+            return tensor
+
+        mapped(output, keep)
+        self._await()
+        return output
+
+    def _await(self) -> None:
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(self._stream)
         event.synchronize()
-        return copies
 
 
 def _fetched(tensor: Any) -> Any:
@@ -153,7 +171,7 @@ class CudaCaller(ModelCaller):
         if self._follows_hooks:
             self._lane.follow_hooks()
         output = super().call(inputs, model_kwargs, hook_kwargs)
-        return self._lane.fetch(output) if self._fetches else output
+        return self._lane.fetch(output) if self._fetches else self._lane.hand_over(output)
 
 
 class Recording(Protocol):

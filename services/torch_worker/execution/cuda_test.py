@@ -171,22 +171,41 @@ def test_fetching_keeps_the_structure_and_waits_once(lane: CudaLane) -> None:
     assert Event.waits == ["recorded", "awaited"]
 
 
+def test_outputs_for_hooks_of_other_threads_are_computed_and_kept(
+    lane: CudaLane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[object] = []
+
+    class Kept(OnDevice):
+        def record_stream(self, stream: object) -> None:  # type: ignore[override]
+            kept.append(stream)
+
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda device: "default")
+    output = {"a": torch.ones(1).as_subclass(Kept), "b": [torch.zeros(1), 3]}
+    assert lane.hand_over(output) is output
+    assert kept == ["default"] and Event.waits == ["recorded", "awaited"]
+
+
 def test_a_caller_waits_for_what_hooks_put_on_the_device_and_fetches_answers(
     lane: CudaLane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
 
-    def fetch(output: Any) -> Any:
-        order.append("fetch")
-        return output
+    def noting(name: str) -> Callable[[Any], Any]:
+        def note(output: Any) -> Any:
+            order.append(name)
+            return output
+
+        return note
 
     monkeypatch.setattr(lane, "follow_hooks", lambda: order.append("follow"))
-    monkeypatch.setattr(lane, "fetch", fetch)
+    monkeypatch.setattr(lane, "fetch", noting("fetch"))
+    monkeypatch.setattr(lane, "hand_over", noting("hand over"))
     model = torch.nn.Linear(3, 1).eval()
     model.register_forward_hook(lambda *_: order.append("model"))
     for follows, fetches, expected in (
         (True, True, ["follow", "model", "fetch"]),
-        (False, False, ["model"]),
+        (False, False, ["model", "hand over"]),
     ):
         order.clear()
         caller = CudaCaller(model, lane, None, follows_hooks=follows, fetches=fetches)
