@@ -24,6 +24,8 @@ _DOUBLE = np.dtype("<f8")
 _MAX_PATTERNS = 64
 # Longer heads hold long names or metas, which seldom repeat.
 _MAX_FRAME_BYTES = 1024
+# An answer's head names its columns, a thousand where there are as many classes: 6 KB, which take 0.2 ms to encode.
+_MAX_HEAD_BYTES = 64 << 10
 # A pattern that does not match is replaced on every so many misses, so that unlike messages of one length do
 # not make one each.
 _MISSES_PER_REPLACEMENT = 16
@@ -105,7 +107,7 @@ class AnswerEncoder:
         message = encode_message(DataKind.TENSOR, array, names=names, meta=meta)
         values = np.asarray(array, _DOUBLE).tobytes()
         head = message[: len(message) - len(values)]
-        if values and len(head) <= _MAX_FRAME_BYTES and head + values == message:
+        if values and len(head) <= _MAX_HEAD_BYTES and head + values == message:
             if len(self._heads) >= _MAX_PATTERNS:
                 self._heads.clear()
             self._heads[key] = head
