@@ -21,8 +21,9 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
+from libs.serving.batch_observer import BatchObserver, Unobserved
 from libs.serving.batching import BatchPolicy, BatchQueue, State, Take, Ticket
 from libs.serving.call import never_cancelled
 from libs.serving.defects import defect
@@ -36,25 +37,6 @@ Run = Callable[[Sequence[T]], Sequence[R | Exception]]
 log = logging.getLogger(__name__)
 
 __all__ = ["BatchObserver", "BatchPolicy", "Batcher"]
-
-
-class BatchObserver(Protocol):
-    """Told about every batch; all calls come on the event loop's thread, so plain counters suffice."""
-
-    def ran(self, items: int, rows: int, waited_s: float, run_s: float) -> None:
-        """A batch ran; `waited_s` is how long its oldest item had been queued."""
-
-    def dropped(self, reason: str, items: int) -> None:
-        """Items left the queue without a run: `expired`, `cancelled`, `withdrawn`, `rejected`, `shed` or
-        `closed`."""
-
-
-class _NoObserver:
-    def ran(self, items: int, rows: int, waited_s: float, run_s: float) -> None:
-        pass
-
-    def dropped(self, reason: str, items: int) -> None:
-        pass
 
 
 class _Pending(Ticket[T], Generic[T, R]):
@@ -139,7 +121,7 @@ class Batcher(Generic[T, R]):
         self._size = size
         self._key = key
         self._clock = clock
-        self._observer: BatchObserver = observer if observer is not None else _NoObserver()
+        self._observer: BatchObserver = observer if observer is not None else Unobserved()
         self._queue: BatchQueue[_Pending[T, R]] = BatchQueue(policy, len(runs))
         self._lock = threading.Lock()
         self._idle: list[Any] = (

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Generic
 
+from libs.serving.batch_policy import BatchPolicy
 from libs.serving.company import Company
 from libs.serving.cost import CallCost
 from libs.serving.errors import InvalidArgument, ResourceExhausted
@@ -44,46 +45,6 @@ _SAFE_S = 0.001
 _NEVER = float("inf")
 _TAKEN, _EXPIRED, _CANCELLED = State.TAKEN, State.EXPIRED, State.CANCELLED  # an enum attribute costs a lookup
 _priority, _arrived = attrgetter("priority"), attrgetter("arrived")
-
-
-@dataclass(frozen=True)
-class BatchPolicy:
-    """Bounds of one batch queue.
-
-    Attributes:
-        max_batch_size: most rows in one run; an item with more is refused as InvalidArgument.
-        max_queue_rows: most rows waiting, those in a run not counted; an item beyond is refused as
-            ResourceExhausted, or takes the place of the newest of lower priority.
-        max_delay_ms: longest time that an incomplete batch is held for company after a run; see `company` for
-            when it is. A lone request never waits. None: as long as the measured time of the runs allows; 0: never.
-        preferred_batch_sizes: rows that a batch is cut down to, the largest that the waiting rows fill; what
-            is cut off heads the next batch. With fewer rows than the smallest of them, all are taken.
-        starvation_ms: a ticket that has waited so long is served although tickets of higher priority wait.
-            Well above the deadlines of ordinary calls, so that it concerns only those who are ready to wait.
-    """
-
-    max_batch_size: int
-    max_queue_rows: int
-    max_delay_ms: float | None = None
-    preferred_batch_sizes: tuple[int, ...] = ()
-    starvation_ms: float = 1000.0
-
-    def __post_init__(self) -> None:
-        if self.max_batch_size < 1:
-            raise ValueError(f"max_batch_size is {self.max_batch_size}: expected at least 1 row")
-        if self.max_queue_rows < self.max_batch_size:
-            raise ValueError(
-                f"max_queue_rows is {self.max_queue_rows}: expected at least max_batch_size,"
-                f" {self.max_batch_size}, or a full batch could never be queued"
-            )
-        for name, value in (("max_delay_ms", self.max_delay_ms), ("starvation_ms", self.starvation_ms)):
-            if value is not None and not 0 <= value < _NEVER:
-                raise ValueError(f"{name} is {value}: expected a finite number of milliseconds, 0 or more")
-        for size in self.preferred_batch_sizes:
-            if not 1 <= size <= self.max_batch_size:
-                raise ValueError(
-                    f"preferred_batch_sizes has {size}: expected 1 to {self.max_batch_size} (max_batch_size)"
-                )
 
 
 @dataclass(slots=True, eq=False)
@@ -209,32 +170,37 @@ class BatchQueue(Generic[TicketT]):
         wake_at = self._hold(waiting, now)
         if wake_at is not None:
             return Take(batch, 0, dropped, wake_at, now)
-        limit = room = max(self._limit(waiting, now), head.rows)
-        # Where more wait than can run, nobody gets a place who will most likely be late.
-        spare = waiting - limit
-        due = now + _CAUTION * self.cost.typical(limit) if spare > 0 else now
+        room = max(self._limit(waiting, now), head.rows)
+        spare = waiting - room
+        due = self._due(room, now) if spare > 0 else 0.0
+        rows, soonest = 0, _NEVER
         for level in levels:
             tickets = level.lanes[key].tickets
-            before, first = room, len(batch)
+            rows_before, items_before = rows, len(batch)
             while tickets:
                 ticket = tickets[0]
                 if ticket.state is QUEUED and not self._dead(level, ticket, now, dropped):
-                    if spare > 0 and ticket.deadline is not None and ticket.deadline < due:
-                        spare -= ticket.rows
-                        self._leave(level, ticket, _EXPIRED)
-                        dropped.append(ticket)
-                    elif ticket.rows > room:
+                    deadline = ticket.deadline
+                    if deadline is not None and deadline < soonest:
+                        if spare > 0 and deadline < due:
+                            spare -= ticket.rows
+                            self._leave(level, ticket, _EXPIRED)
+                            dropped.append(ticket)
+                            tickets.popleft()
+                            continue
+                        soonest = deadline
+                        room = min(room, self._room(rows + ticket.rows, deadline, now))
+                    if rows + ticket.rows > room:
                         break
-                    else:
-                        room -= ticket.rows
-                        ticket.state = _TAKEN
-                        batch.append(ticket)
+                    rows += ticket.rows
+                    ticket.state = _TAKEN
+                    batch.append(ticket)
                 tickets.popleft()
-            level.took(key, len(batch) - first, before - room)
+            level.took(key, len(batch) - items_before, rows - rows_before)
             if tickets:
                 break
         self.items -= len(batch)
-        self.rows -= limit - room
+        self.rows -= rows
         if not batch:  # whoever was there has just left
             take = self.take(now)
             take.dropped[:0] = dropped
@@ -246,7 +212,7 @@ class BatchQueue(Generic[TicketT]):
             self._soonest = _NEVER
         if self._company is not None:
             self._company.taken(batch)
-        take = Take(batch, limit - room, dropped, None, now)
+        take = Take(batch, rows, dropped, None, now)
         self._runs.append(take)
         return take
 
@@ -383,6 +349,18 @@ class BatchQueue(Generic[TicketT]):
         self._held_for, self._held_late = items, late
         self.wakes = False
         return until
+
+    def _due(self, limit: int, now: float) -> float:
+        """Where more wait than the batch holds, nobody gets a place whose deadline is before this: most likely, the
+        answer would be late."""
+        return now + _CAUTION * self.cost.typical(limit)
+
+    def _room(self, rows: int, deadline: float, now: float) -> int:
+        """Most rows of a batch that holds a ticket of this deadline; with as many rows as are given, it has a place."""
+        spare_s = (deadline - now) / _CAUTION - self.cost.typical(rows)
+        if spare_s < 0 or not self.cost.row_s:
+            return self._max_rows  # late anyhow, or not for the number of rows
+        return rows + min(int(spare_s / self.cost.row_s), self._max_rows)
 
     def _limit(self, waiting: int, now: float) -> int:
         """Most rows of the batch, of so many that wait."""

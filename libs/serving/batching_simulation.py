@@ -1,4 +1,4 @@
-"""Batching without a model: `BatchQueue` under simulated traffic. `python -m libs.serving.batching_simulation`.
+"""Batching without a model: a batch queue under simulated traffic. `batching_report` makes tables of it.
 
 A discrete-event simulation with a seed: the queue is the real one, arrivals and run times are drawn. It answers what
 a policy costs and gains, where a machine would answer how busy its neighbours are.
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from libs.serving.batching import BatchPolicy, BatchQueue, Take, Ticket
 from libs.serving.errors import ServingError
+from libs.serving.lanes import Level, State
 
 # Between two answers on the event loop, and two requests: what one costs it.
 _LOOP_S = 40e-6
@@ -81,8 +82,14 @@ class RowsOnly(BatchQueue[Ticket[int]]):
     def _admit(self, ticket: Ticket[int], deadline: float, now: float) -> None:
         ticket.start_by = deadline
 
+    def _due(self, limit: int, now: float) -> float:
+        return 0.0
 
-class LeastOnly(BatchQueue[Ticket[int]]):
+    def _room(self, rows: int, deadline: float, now: float) -> int:
+        return self._max_rows
+
+
+class LeastOnly(RowsOnly):
     """Drops what no run could answer in time any more, but does not look ahead."""
 
     def _admit(self, ticket: Ticket[int], deadline: float, now: float) -> None:
@@ -90,28 +97,28 @@ class LeastOnly(BatchQueue[Ticket[int]]):
 
 
 class NewestFirst(LeastOnly):
-    """As that, but the newest run first."""
+    """As that, but the newest run first. For tickets of one row, one key and one priority."""
 
     def take(self, now: float) -> Take[Ticket[int]]:
+        """See `BatchQueue`; what is not among the newest is put aside meanwhile."""
         level = self._levels[0]
-        waiting = sorted(
-            (t for lane in level.lanes.values() for t in lane.tickets if t.state == 0),
-            key=lambda t: -t.arrived,
-        )
-        dropped: list[Ticket[int]] = []
-        waiting = [ticket for ticket in waiting if not self._dead(level, ticket, now, dropped)]
-        rest = waiting[self._max_rows :]
-        batch = waiting[: self._max_rows]
-        for ticket in rest:  # so that what is left is the batch
-            self.withdraw(ticket)
+        waiting = level.drain(State.QUEUED)
+        self.items = self.rows = 0
+        dropped: list[Ticket[int]] = [ticket for ticket in waiting if ticket.start_by <= now]
+        alive = [ticket for ticket in waiting if ticket.start_by > now]
+        aside, newest = alive[: -self._max_rows], alive[-self._max_rows :]
+        for ticket in newest:
+            self._put(level, ticket)
         take = super().take(now)
-        for ticket in reversed(rest):
-            ticket.state = batch[0].state.__class__(0)
-            level.add(ticket)
-            self.rows += ticket.rows
-            self.items += 1
+        for ticket in aside:
+            self._put(level, ticket)
         take.dropped += dropped
         return take
+
+    def _put(self, level: Level[Ticket[int]], ticket: Ticket[int]) -> None:
+        level.add(ticket)
+        self.items += 1
+        self.rows += 1
 
 
 @dataclass

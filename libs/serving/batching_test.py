@@ -381,6 +381,25 @@ def test_where_more_wait_than_can_run_nobody_gets_a_place_who_would_be_late() ->
     assert {ticket.state for ticket in take.dropped} == {State.EXPIRED}
 
 
+def test_a_batch_grows_no_larger_than_its_deadlines_allow() -> None:
+    queue = _queue()
+    now = 0.0
+    for rows in (1, 4, 1, 4):  # 10 ms and 100 ms a row
+        _offer(queue, "x", now, rows=rows)
+        assert _run(queue, now, 0.01 + 0.1 * rows)
+        now += 1.0
+    _offer(queue, "in a hurry", now, deadline=now + 0.4)
+    for _ in range(4):
+        _offer(queue, "not", now)
+    assert len(_run(queue, now, 0.31)) == 3, "1.2 times what 3 rows take"
+    assert len(_run(queue, now + 0.31, 0.21)) == 2
+    now += 1.0
+    _offer(queue, "late in any batch", now, deadline=now + 0.12)
+    for _ in range(4):
+        _offer(queue, "not", now)
+    assert len(queue.take(now + 0.015).batch) == 5, "what is late anyhow makes none smaller"
+
+
 def test_with_several_threads_the_queue_is_shorter() -> None:
     queue: BatchQueue[Ticket[str]] = BatchQueue(BatchPolicy(MAX_BATCH, 100), threads=2)
     for number in range(8):
@@ -488,11 +507,19 @@ class QueueMachine(RuleBasedStateMachine):
             mine = [ticket for ticket in batch if ticket.priority == each]
             lane = [ticket for ticket in self.waiting if ticket.key == key and ticket.priority == each]
             assert mine == lane[: len(mine)], "FIFO within a key and a priority"
-        rest = [ticket for ticket in self.waiting if ticket.key == key and ticket not in batch]
-        rows = sum(ticket.rows for ticket in batch)
-        if rest and not rows <= max(PREFERRED):
-            smallest = min(ticket.rows for ticket in rest)
-            assert rows + max(ticket.rows for ticket in rest) > MAX_BATCH or smallest == 0
+        mates = [ticket for ticket in self.waiting if ticket.key == key]
+        if any(ticket.deadline is not None for ticket in self.waiting):
+            return  # deadlines may make a batch smaller
+        rest = sorted(
+            (ticket for ticket in mates if ticket not in batch),
+            key=lambda ticket: (ticket.priority, ticket.arrived),
+        )
+        if rest and priority == best:
+            waited = sum(ticket.rows for ticket in mates)
+            limit = max([size for size in PREFERRED if size <= waited], default=waited)
+            head = next(ticket for ticket in self.waiting if ticket.priority == best)
+            rows = sum(ticket.rows for ticket in batch)
+            assert rows + rest[0].rows > max(limit, head.rows), "no batch is smaller than it could be"
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), failed=st.booleans())
