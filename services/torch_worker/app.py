@@ -16,6 +16,7 @@ from libs.serving.asgi import GrpcApp
 from libs.serving.health import Health
 from libs.serving.metrics import Metrics
 from services.torch_worker.config import CONFIG_VARIABLE, WorkerConfig
+from services.torch_worker.model.directory import enter_directory
 from services.torch_worker.protocols.protocols import Protocols
 from services.torch_worker.serving.assembly import Assembler
 from services.torch_worker.serving.load import Load
@@ -49,6 +50,7 @@ class Worker:
 
     async def _start(self) -> None:
         self._repository.set(await asyncio.to_thread(self._assembler.load, self._config.model_path))
+        enter_directory(self._config.model_path)
 
     async def _stop(self) -> None:
         await self._repository.close(_CLOSE_S)

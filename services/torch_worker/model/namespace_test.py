@@ -210,10 +210,11 @@ def test_torch_compile_and_script(tmp_path: Path) -> None:
         net: Any = namespace.import_module("net")
         with namespace.active():
             model = torch.compile(net.Net(), backend="eager")
-            assert model(torch.ones(2)).tolist() == [2.0 * (number + 1)] * 2
+            run: Any = model
+            assert run(torch.ones(2)).tolist() == [2.0 * (number + 1)] * 2
         function: Any = namespace.import_module("scripted").f
-        scripted: Any = torch.jit.script(function)  # type: ignore[no-untyped-call]
-        result: torch.Tensor = scripted(torch.zeros(1))
+        script: Any = torch.jit.script
+        result: torch.Tensor = script(function)(torch.zeros(1))
         assert result.item() == number + 1
         namespace.close()
 

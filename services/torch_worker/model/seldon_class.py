@@ -144,7 +144,7 @@ def _run_class(model: Any, x: Any, **kwargs: Any) -> Any:
 
 
 CLASS_HOOKS = Hooks(run_model=_run_class, model_takes_tags=False)
-"""By these an engine calls a class: with payloads as they came, and a request at a time if config.toml does not say more."""
+"""By these an engine calls a class: payloads as they came, one request at a time unless config.toml says more."""
 
 
 def class_parameters(configured: Mapping[str, Any], variable: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -113,10 +114,10 @@ class Assembler:
             set_threads()
 
         def enter(instance: int) -> None:
-            # A bare model may also run on the event loop's thread, which belongs to all versions.
-            if not engine.only_model:
-                loaded.enter_thread()
-            set_threads()
+            if _on_event_loop():  # where lone requests run: that thread is no version's own
+                set_threads()
+            else:
+                enter_thread()
             callers[instance].enter_thread()
 
         name = config.model_name
@@ -134,6 +135,7 @@ class Assembler:
             outputs=folder.config.outputs,
             stages=self._metrics.stages(name, STAGES),
             request_log=RequestLog(config.log_requests, random) if config.log_requests else None,
+            on_closed=loaded.namespace.close,
         )
         stats.queued_rows = lambda: servable.queued_rows
         log.info(
@@ -147,6 +149,14 @@ class Assembler:
             policy.max_queue_rows,
         )
         return servable
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _nothing() -> None:

@@ -84,6 +84,7 @@ class Servable:
         inputs, outputs: what the folder declares of them, for protocols that describe models.
         request_log: writes lines about requests; None: nothing does.
         stages: counts how long each of STAGES takes.
+        on_closed: called at the end of close, once no thread runs the version's code any more.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class Servable:
         outputs: Sequence[TensorSpec] = (),
         request_log: RequestLog | None = None,
         stages: StageStats | None = None,
+        on_closed: Callable[[], None] | None = None,
     ) -> None:
+        self._on_closed = on_closed
         self.inputs = inputs
         self.outputs = outputs
         self._request_log = request_log
@@ -246,6 +249,8 @@ class Servable:
         await self._model.close(drain_deadline_s)
         if self._after is not None:
             await self._after.close(drain_deadline_s)
+        if self._on_closed is not None:
+            self._on_closed()
 
     def _prepare_group(self, requests: Sequence[Request]) -> list[Job | Exception]:
         start = time.monotonic()
