@@ -398,6 +398,15 @@ def test_a_run_model_decides_about_tags_itself() -> None:
     assert first_column(e.run([job])) == [[3.0]]
 
 
+def test_a_shared_run_model_sees_requests_of_equal_parameters_only() -> None:
+    def run_model(model: nn.Module, x: torch.Tensor, **kwargs: Any) -> Any:
+        return model(x) * kwargs["meta"]["parameters"]["scale"]
+
+    e = engine(Net(), Hooks(run_model=run_model, model_takes_tags=False), batchable=True)
+    jobs = [e.prepare(rows(1.0), {"tags": {}, "parameters": {"scale": scale}}) for scale in (1, 2, 2)]
+    assert e.key(jobs[0]) != e.key(jobs[1]) == e.key(jobs[2])
+
+
 def test_tag_selection_by_signature() -> None:
     class Anything(nn.Module):
         def forward(self, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:

@@ -132,8 +132,10 @@ class Preparer:
             rows, form = found
         else:
             return Job(data, kwargs, model_kwargs, 1, None, None)
-        # A run_model sees all tags, so only equal ones may share its call.
-        relevant = tags if self._hooks.run_model is not None else model_kwargs
+        relevant = model_kwargs
+        if self._hooks.run_model is not None:
+            # It sees all tags, and KServe's parameters, so only requests with equal ones may share its call.
+            relevant = {**tags, **kwargs["meta"].get("parameters", {})}
         divided = frozen(relevant) if relevant else None
         key = (type(data), *form, divided)
         if length < 0 or self._padding is None:
