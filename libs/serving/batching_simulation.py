@@ -194,12 +194,13 @@ def simulate(
     arrivals: Arrivals | None = None,
     callers: int = 0,
     deadline_s: float | None = None,
+    warm_up: float = 0.2,
     seed: int = 1,
 ) -> Outcome:
-    """Runs one queue under an open loop (`arrivals`) or a closed one (`callers`), one model thread; the first fifth
-    of the time is a warm-up."""
+    """Runs one queue under an open loop (`arrivals`) or a closed one (`callers`), one model thread. The
+    first `warm_up` of the time is not counted."""
     random_ = random.Random(seed)
-    warm = seconds / 5
+    warm = warm_up * seconds
     outcome = Outcome(seconds - warm)
     events: list[tuple[float, int, str, Any]] = []
     count = 0
