@@ -18,7 +18,7 @@ def body(*inputs: dict[str, Any], **more: Any) -> bytes:
     return json.dumps({"inputs": list(inputs), **more}).encode()
 
 
-def tensor(kind: str, shape: list[int], data: Any, **more: Any) -> dict[str, Any]:
+def tensor(kind: str, shape: list[Any], data: Any, **more: Any) -> dict[str, Any]:
     return {"name": "x", "datatype": kind, "shape": shape, "data": data, **more}
 
 

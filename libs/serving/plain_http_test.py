@@ -62,7 +62,7 @@ ROUTES = [
 class Asked:
     """One request and its answer."""
 
-    def __init__(self, *chunks: bytes, gone_after: float | None = None, **headers: str) -> None:
+    def __init__(self, *chunks: bytes, gone_after: Any = None, **headers: str) -> None:
         self._chunks = list(chunks) or [b""]
         self._gone_after = gone_after
         self._headers = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
