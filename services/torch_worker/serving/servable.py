@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,6 +179,12 @@ class Servable:
     def instances(self) -> int:
         """How many model calls may run at a time."""
         return self._engine.instances
+
+    def remember(self, seconds_by_rows: Mapping[int, float]) -> None:
+        """What calls took before the first request, by the rows in them: deadlines and delays can go by it at once."""
+        now = time.monotonic()
+        for rows, seconds in seconds_by_rows.items():
+            self._model.observe(seconds, rows, now)
 
     @property
     def in_flight(self) -> int:
