@@ -19,7 +19,7 @@ from services.torch_worker.execution.cores import hook_threads, model_threads, u
 from services.torch_worker.execution.devices import resolve_devices
 from services.torch_worker.execution.engine import Engine
 from services.torch_worker.execution.recorded import read_recorded
-from services.torch_worker.execution.warmup import WarmUp, on_own_thread, warm_up
+from services.torch_worker.execution.warmup import Warmth, WarmUp, on_own_thread, warm_up
 from services.torch_worker.model.loading import LoadedModel, open_model
 from services.torch_worker.model.model_config import ModelConfig, WarmupConfig
 from services.torch_worker.serving.request_log import RequestLog
@@ -86,24 +86,28 @@ class Assembler:
         )
         warmup = folder.config.warmup or WarmupConfig()
         known = execution.threads or self._threads
-        warmth = on_own_thread(
-            partial(
-                warm_up,
+        recorded = [read_recorded(folder.path / file) for file in warmup.files]
+        warming = WarmUp(
+            instances=len(callers),
+            max_rows=policy.max_batch_size,
+            sizes=(*policy.preferred_batch_sizes, *warmup.rows),
+        )
+
+        def warm() -> Warmth:
+            loaded.enter_thread()
+            return warm_up(
                 engine,
                 callers,
-                [read_recorded(folder.path / file) for file in warmup.files],
+                recorded,
                 folder.config.inputs,
-                WarmUp(
-                    instances=len(callers),
-                    max_rows=policy.max_batch_size,
-                    sizes=(*policy.preferred_batch_sizes, *warmup.rows),
-                ),
+                warming,
                 cores=cores,
                 threads=known or (model_threads(cores) if devices[0].type == "cuda" else None),
                 alone=hooks.run_model is not None,
                 settled=instances.settle,
             )
-        )
+
+        warmth = on_own_thread(warm)
         instances.warmed()
         self._threads = threads = warmth.threads or model_threads(cores, len(callers))
         set_threads = partial(torch.set_num_threads, threads)
@@ -137,6 +141,7 @@ class Assembler:
             request_log=RequestLog(config.log_requests, random) if config.log_requests else None,
             on_closed=loaded.namespace.close,
         )
+        servable.remember(warmth.seconds)
         stats.queued_rows = lambda: servable.queued_rows
         log.info(
             "loaded %s on %s: %d instances, %d threads a call, batches of up to %d rows, delay %s, queue %d rows",
