@@ -18,7 +18,8 @@ from services.torch_worker.config import (
     ConfigError,
     WorkerConfig,
 )
-from services.torch_worker.model.folder import open_folder
+from services.torch_worker.folder_commands import add_commands
+from services.torch_worker.model.folder import folders_in, open_folder
 from services.torch_worker.model.model_config import AUTOCAST_TYPES, COMPILE_MODES
 
 APP = "services.torch_worker.app:app"
@@ -29,15 +30,22 @@ examples:
   torch-worker serve --model-dir /models/digits --host 0.0.0.0 --port 8866 --device cuda:0
   torch-worker serve --model-dir m --max-batch-size 32 --max-delay-ms 2 --threads 4
 
-the model folder holds
-  model.pth      the whole model, saved with torch.save(model, "model.pth")
-  *.py           the files that define its classes
-  processor.py   optional: preprocess(x, **kwargs), run_model(model, x, **kwargs), postprocess(x, **kwargs),
-                 class_names = [...]; kwargs["meta"]["tags"] is the request's tags
-  config.toml    optional: [model] batchable = true|false, max_batch_size = 64
+the model folder holds one of
+  model.pth          the whole model, saved with torch.save(model, "model.pth"), and the *.py files of its classes
+  model.pt           TorchScript
+  model.pt2          a program saved with torch.export.save
+  model.safetensors  weights (or weights.pth, a state dict), and model.py with build_model(), whose model they go into
+  MyModel.py         a class MyModel with predict(self, X, names, meta) as Seldon has it; also load, tags, metrics
+and, optional,
+  processor.py       preprocess(x, **kwargs), run_model(model, x, **kwargs), postprocess(x, **kwargs),
+                     class_names = [...]; kwargs["meta"]["tags"] is the request's tags
+  config.toml        [model] batchable = true|false, max_batch_size = 64; [parameters], [[inputs]] and more: README
+  requirements.txt   what its code needs; installed by `torch-worker prepare`, never by serve
+`torch-worker check --model-dir DIR` loads a folder, says what it found, and ends.
 
-methods: /seldon.protos.Model/Predict, /seldon.protos.Seldon/Predict, /grpc.health.v1.Health/Check;
-over HTTP on the same port: GET /metrics, /health/live, /health/ready.
+one port serves, by gRPC: seldon.protos.Model/Predict and Seldon/Predict, inference.GRPCInferenceService (KServe V2),
+grpc.health.v1.Health, reflection; by HTTP: POST /v2/models/NAME/infer (KServe V2), POST /predict and
+/api/v1.0/predictions (Seldon), GET /v2 ..., /metrics, /health/live, /health/ready.
 READY host:port is printed when the model takes requests. SIGTERM drains.
 """
 
@@ -63,13 +71,13 @@ def _sizes(text: str) -> tuple[int, ...]:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="torch-worker", description="Serve PyTorch models over the Seldon protocol."
+        prog="torch-worker", description="Serve PyTorch models over the Seldon and KServe V2 protocols, by gRPC and REST."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser(
         "serve",
         help="serve one model folder",
-        description="Serve one model folder over the Seldon protocol (gRPC).",
+        description="Serve one model folder over the Seldon and KServe V2 protocols, by gRPC and REST.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -99,7 +107,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--weights-only",
         action="store_true",
-        help="refuse files that are code, such as a model pickled whole",
+        help="take nothing but weights of the model file (safetensors, state dict): refuse pickled code, TorchScript and "
+        "exported programs. The folder's *.py run all the same",
     )
     add(
         "--device",
@@ -210,10 +219,12 @@ def build_parser() -> argparse.ArgumentParser:
         default="info",
         help="default %(default)s",
     )
+    serve.set_defaults(run=run_serve)
+    add_commands(commands)
     return parser
 
 
-def serve(args: argparse.Namespace) -> int:
+def run_serve(args: argparse.Namespace) -> int:
     """Run `torch-worker serve` until a signal ends it; returns the exit status."""
     config = WorkerConfig(
         model_dir=str(args.model_dir.absolute()),
@@ -238,7 +249,7 @@ def serve(args: argparse.Namespace) -> int:
         log_level=args.log_level.upper(),
     )
     try:
-        open_folder(args.model_dir)
+        open_folder(folders_in(args.model_dir)[-1])
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -262,7 +273,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    return serve(args)
+    status: int = args.run(args)
+    return status
 
 
 if __name__ == "__main__":
