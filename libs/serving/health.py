@@ -30,6 +30,8 @@ class ServingStatus(IntEnum):
     NOT_SERVING = 2
 
 
+# Envoy ends streams that are silent for five minutes; a status told again is no news to a watcher.
+_REPEAT_S = 120.0
 # What Watch says of a service that it may yet hear of.
 _SERVICE_UNKNOWN = 3
 
@@ -121,8 +123,11 @@ class Health:
             if now != told:
                 told = now
                 yield bytes((0x08, now))
-            else:
-                await self._changed.wait()
+                continue
+            try:
+                await asyncio.wait_for(self._changed.wait(), _REPEAT_S)
+            except TimeoutError:
+                told = None
 
     async def _live(self, request: HttpRequest) -> HttpResponse:
         return HttpResponse(200, b"live\n")

@@ -90,6 +90,13 @@ async def test_watch_tells_each_change() -> None:
     await watch.aclose()
 
 
+async def test_watch_repeats_itself_before_a_silent_stream_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("libs.serving.health._REPEAT_S", 0.01)
+    watch = Health().streams()["/grpc.health.v1.Health/Watch"](Call("", {}), _requests(b""))
+    assert [await asyncio.wait_for(anext(watch), 10) for _ in range(3)] == [b"\x08\x02"] * 3
+    await watch.aclose()
+
+
 @pytest.mark.parametrize("messages", [(), (b"", b""), (b"\x0a\x09short",)])
 async def test_watch_takes_one_request(messages: tuple[bytes, ...]) -> None:
     with pytest.raises(InvalidArgument):
