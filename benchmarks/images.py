@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import load
 from examples.quickstart.processes import Process, Processes
-from libs.proto.messages import ModelInferRequest, SeldonMessage
+from libs.proto.messages import DataType, ModelInferRequest, SeldonMessage
 
 SELDON = "/seldon.protos.Model/Predict"
 KSERVE = "/inference.GRPCInferenceService/ModelInfer"
@@ -64,11 +64,12 @@ def bodies(name: str, values: np.ndarray) -> dict[str, tuple[str, bytes]]:
     tensor, tftensor, infer = SeldonMessage(), SeldonMessage(), ModelInferRequest(model_name=name)
     tensor.data.tensor.shape.extend(values.shape)
     tensor.data.tensor.values.extend(values.ravel())
-    tftensor.data.tftensor.dtype = 1 if values.dtype == np.float32 else 9
+    floats = values.dtype == np.float32
+    tftensor.data.tftensor.dtype = DataType.DT_FLOAT if floats else DataType.DT_INT64
     for size in values.shape:
         tftensor.data.tftensor.tensor_shape.dim.add(size=size)
     tftensor.data.tftensor.tensor_content = values.tobytes()
-    kind = "FP32" if values.dtype == np.float32 else "INT64"
+    kind = "FP32" if floats else "INT64"
     infer.inputs.add(name="x", datatype=kind, shape=values.shape)
     infer.raw_input_contents.append(values.tobytes())
     return {
@@ -92,12 +93,13 @@ class Bare:
         self._process = process
         self._line()
 
-    def rate(self, threads: int, rows: int, seconds: float) -> float:
-        """Rows per second."""
+    def rate(self, threads: int, rows: int, seconds: float) -> tuple[float, float]:
+        """Rows per second, and CPU microseconds per row."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{threads} {rows} {seconds}\n")
         self._process.stdin.flush()
-        return float(self._line())
+        per_second, cpu_us = self._line().split()
+        return float(per_second), float(cpu_us)
 
     def _line(self) -> str:
         assert self._process.stdout is not None
@@ -174,13 +176,15 @@ def errors(address: str) -> str:
 def best_setting(loop: Bare, subject: Subject) -> tuple[int, int]:
     """Threads and batch size at which the bare loop is fastest."""
     counts = sorted({1, max(1, (os.cpu_count() or 1) // 2), os.cpu_count() or 1})
-    rates = {(threads, rows): loop.rate(threads, rows, 0.3) for threads in counts for rows in subject.batches}
+    rates = {
+        (threads, rows): loop.rate(threads, rows, 0.3)[0] for threads in counts for rows in subject.batches
+    }
     return max(rates, key=lambda setting: rates[setting])
 
 
 def measure(options: argparse.Namespace, subject: Subject) -> list[tuple[str, ...]]:
     """Rows of the table: one a kind of request."""
-    table = []
+    table: list[tuple[str, ...]] = []
     with bare(options, subject.name) as loop, worker(options, options.work / subject.name) as (address, pid):
         requests = {
             (rows, kind): message
@@ -193,13 +197,15 @@ def measure(options: argparse.Namespace, subject: Subject) -> list[tuple[str, ..
         threads, batch = best_setting(loop, subject)
         served: dict[tuple[int, str], list[load.Result]] = {request: [] for request in requests}
         alone: dict[tuple[int, str], list[float]] = {request: [] for request in requests}
+        alone_cpu_us: list[float] = []
         for _ in range(options.rounds):
             before = loop.rate(threads, batch, options.seconds)
             for request, (method, body) in requests.items():
                 in_flight = max(4, subject.in_flight // request[0])
                 served[request].append(load.run(address, method, body, pid, in_flight, options.seconds))
                 after = loop.rate(threads, batch, options.seconds)
-                alone[request].append((before + after) / 2)
+                alone[request].append((before[0] + after[0]) / 2)
+                alone_cpu_us.append(after[1])
                 before = after
         refused = errors(address)
         if refused:
@@ -214,6 +220,7 @@ def measure(options: argparse.Namespace, subject: Subject) -> list[tuple[str, ..
                     f"{statistics.median(alone[rows, kind]):.0f} ({threads} x {batch})",
                     f"{statistics.median(r.rate for r in results) * rows:.0f}",
                     f"{statistics.median(shares):.2f}",
+                    f"{statistics.median(alone_cpu_us):.0f}",
                     f"{statistics.median(r.cpu_us for r in results) / rows:.0f}",
                     f"{statistics.median(r.p50_us for r in results) / 1e3:.1f}",
                 )
@@ -260,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             table += measure(options, subject)
     head = (
         "network", "request", "rows", "bytes", "bare rows/s (threads x rows)", "served rows/s", "share",
-        "CPU us/row", "p50 ms",
+        "bare CPU us/row", "CPU us/row", "p50 ms",
     )  # fmt: skip
     load.table(f"Rows per second, served and bare ({load.machine()})", head, table)
     verdicts = []

@@ -2,12 +2,14 @@
 
 Runs by path where PyTorch is:
   convnets.py save FOLDER    makes FOLDER/NAME/ a model folder for each network
-  convnets.py loop NAME      reads lines "threads rows seconds" and answers each with the loop's rows per second
+  convnets.py loop NAME      reads lines "threads rows seconds" and answers each with the loop's rows per second and
+                             CPU microseconds per row
 Model folders hold this file beside model.pth: the pickles refer to its classes.
 """
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import sys
 import time
@@ -71,7 +73,9 @@ class Bottleneck(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != out:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.relu(self.body(x) + self.shortcut(x))
@@ -118,8 +122,7 @@ def save(folder: Path) -> None:
     """Write a model folder for each network."""
     # Pickled as classes of the module that lies in the folder, not of this script.
     sys.path.insert(0, str(Path(__file__).parent))
-    import convnets
-
+    convnets = importlib.import_module("convnets")
     for name in NETWORKS:
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
@@ -127,19 +130,20 @@ def save(folder: Path) -> None:
         torch.save(convnets.build(name), place / "model.pth")
 
 
-def rate(model: nn.Module, x: torch.Tensor, threads: int, seconds: float) -> float:
-    """Rows per second of `model(x)`, again and again."""
+def rate(model: nn.Module, x: torch.Tensor, threads: int, seconds: float) -> tuple[float, float]:
+    """Rows per second of `model(x)`, again and again, and CPU microseconds per row."""
     torch.set_num_threads(threads)
     with torch.inference_mode():
         model(x)
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), time.process_time()
         calls = 0
         while True:
             model(x)
             calls += 1
             elapsed = time.perf_counter() - start
             if elapsed >= seconds:
-                return calls * len(x) / elapsed
+                rows = calls * len(x)
+                return rows / elapsed, (time.process_time() - spent) / rows * 1e6
 
 
 def loop(name: str) -> None:
@@ -148,7 +152,7 @@ def loop(name: str) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         threads, rows, seconds = line.split()
-        print(rate(model, inputs(int(rows)), int(threads), float(seconds)), flush=True)
+        print(*rate(model, inputs(int(rows)), int(threads), float(seconds)), flush=True)
 
 
 if __name__ == "__main__":

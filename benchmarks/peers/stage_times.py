@@ -3,6 +3,7 @@ printed as JSON. Runs by path in the worker's environment.   stage_times.py CALL
 
 from __future__ import annotations
 
+import importlib
 import json
 import statistics
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from libs.proto.messages import ModelInferRequest, SeldonMessage
+from libs.proto.messages import DataType, ModelInferRequest, SeldonMessage
 from libs.serving.frames import frame, unframe
 from services.torch_worker.execution.tensors import join, plain
 from services.torch_worker.protocols.kserve_grpc import encode_answer as encode_kserve
@@ -35,7 +36,7 @@ def protocols(values: np.ndarray[Any, Any]) -> dict[str, tuple[bytes, Decode, En
     tensor, tftensor, infer = SeldonMessage(), SeldonMessage(), ModelInferRequest(model_name="m")
     tensor.data.tensor.shape.extend(values.shape)
     tensor.data.tensor.values.extend(values.ravel())
-    tftensor.data.tftensor.dtype = 1
+    tftensor.data.tftensor.dtype = DataType.DT_FLOAT
     for size in values.shape:
         tftensor.data.tftensor.tensor_shape.dim.add(size=size)
     tftensor.data.tftensor.tensor_content = values.tobytes()
@@ -87,8 +88,7 @@ def times(message: bytes, decode: Decode, encode: Encode, calls: int) -> dict[st
 
 def main() -> None:
     sys.path.insert(0, str(Path(__file__).parent))
-    from convnets import build
-
+    build = importlib.import_module("convnets").build
     calls = int(sys.argv[1])
     values = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
     rows = {}
