@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shlex
+import struct
 import subprocess
 import sys
 import tempfile
@@ -22,23 +23,27 @@ from benchmarks.openloop import OpenLoop
 from libs.proto.messages import SeldonMessage
 
 METHOD = "/seldon.protos.Model/Predict"
-MODEL = '''\
+MODEL = """\
 import time
 
+from torch import nn
 
-class Timed:
-    """A model whose calls take a known time, without work: as one on an accelerator."""
 
+class Timed(nn.Module):
     def __init__(self, base_ms, row_ms):
-        self._base_s, self._row_s = base_ms / 1e3, row_ms / 1e3
+        super().__init__()
+        self.base_s, self.row_s = base_ms / 1e3, row_ms / 1e3
 
-    def predict(self, X, names, meta=None):
-        time.sleep(self._base_s + self._row_s * len(X))
-        return X
-'''
+    def forward(self, x):
+        time.sleep(self.base_s + self.row_s * len(x))
+        return x
+
+
+def build_model(base_ms, row_ms):
+    return Timed(base_ms, row_ms)
+"""
 CONFIG = """\
 [model]
-class = "Timed"
 batchable = true
 max_batch_size = {max_batch_size}
 
@@ -46,6 +51,8 @@ max_batch_size = {max_batch_size}
 base_ms = {base_ms}
 row_ms = {row_ms}
 """
+# A safetensors file without tensors: the length of its header, and the header. The model has no weights.
+WEIGHTS = struct.pack("<Q", 2) + b"{}"
 EPILOG = """\
 The model's calls take base + rows x row milliseconds, so its capacity is known: full batches, one after the other. In
 time is what the client has within its deadline. Exit status 1: at the highest load goodput is below 0.9 of the best.
@@ -57,7 +64,7 @@ WARM_UP_S = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What the model's calls take."""
+    """What calls take of a model that does no work, as one on an accelerator."""
 
     base_ms: float = 10.0
     row_ms: float = 5.0
@@ -70,7 +77,8 @@ class Model:
 
     def write(self, folder: Path) -> None:
         """Makes a model folder of it."""
-        (folder / "Timed.py").write_text(MODEL)
+        (folder / "model.py").write_text(MODEL)
+        (folder / "model.safetensors").write_bytes(WEIGHTS)
         (folder / "config.toml").write_text(
             CONFIG.format(max_batch_size=self.max_batch_size, base_ms=self.base_ms, row_ms=self.row_ms)
         )
