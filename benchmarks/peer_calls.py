@@ -114,37 +114,17 @@ class V2Grpc:
 
 @dataclass(frozen=True, slots=True)
 class V2Http:
-    """KServe's V2 protocol over HTTP/1.1; with the binary tensor extension where the server has it."""
+    """KServe's V2 protocol as JSON over HTTP/1.1."""
 
-    binary: bool = False
     path: str = "/v2/models/mmoe/infer"
+    headers: tuple[str, ...] = ("Content-Type: application/json",)
     grpc: bool = False
 
-    @property
-    def headers(self) -> tuple[str, ...]:
-        if not self.binary:
-            return ("Content-Type: application/json",)
-        return (
-            "Content-Type: application/octet-stream",
-            f"Inference-Header-Content-Length: {len(self._head(138))}",
-        )
-
-    def _head(self, features: int) -> bytes:
-        tensor = {
-            "name": "x", "datatype": "FP32", "shape": [1, features],
-            "parameters": {"binary_data_size": 4 * features},
-        }  # fmt: skip
-        return json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-
     def body(self, row: Sequence[float]) -> bytes:
-        if self.binary:
-            return self._head(len(row)) + _floats(row)
         tensor = {"name": "x", "datatype": "FP32", "shape": [1, len(row)], "data": list(row)}
         return json.dumps({"inputs": [tensor]}).encode()
 
     def values(self, answer: bytes) -> list[float]:
-        if self.binary:
-            return list(struct.unpack("<2f", answer[-8:]))  # the tensor's bytes follow the JSON
         return [float(value) for value in json.loads(answer)["outputs"][0]["data"]]
 
 
@@ -176,32 +156,3 @@ class BentoHttp:
 
     def values(self, answer: bytes) -> list[float]:
         return list(struct.unpack("<2f", base64.b64decode(json.loads(answer)[0])))
-
-
-@dataclass(frozen=True, slots=True)
-class TorchServeGrpc:
-    """TorchServe's gRPC method, raw float32 both ways: PredictionsRequest {1: model_name, 3: map of input},
-    PredictionResponse {1: prediction}, after TorchServe's inference.proto."""
-
-    path: str = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
-    headers: tuple[str, ...] = ()
-    grpc: bool = True
-
-    def body(self, row: Sequence[float]) -> bytes:
-        entry = _field(1, b"data") + _field(2, _floats(row))
-        return _field(1, b"mmoe") + _field(3, entry)
-
-    def values(self, answer: bytes) -> list[float]:
-        if answer[:2] != b"\x0a\x08" or len(answer) != 10:  # field 1, eight bytes
-            raise RuntimeError(f"TorchServe answered {answer[:200]!r}")
-        return list(struct.unpack("<2f", answer[2:]))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited field of a protobuf message: tag, varint of the length, bytes."""
-    size, length = len(content), bytearray()
-    while size > 0x7F:
-        length.append(size & 0x7F | 0x80)
-        size >>= 7
-    length.append(size)
-    return bytes([number << 3 | 2]) + bytes(length) + content

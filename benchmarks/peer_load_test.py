@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.peer_calls import BentoHttp, RawHttp, SeldonGrpc, TorchServeGrpc, V2Grpc, V2Http
+from benchmarks.peer_calls import BentoHttp, RawHttp, SeldonGrpc, V2Grpc, V2Http
 from benchmarks.peer_load import Measured, command, median, read
 from benchmarks.peer_process import NotRunError
 
@@ -55,23 +55,9 @@ def test_bodies_carry_the_row() -> None:
     raw = b"\x00\x00\x00\x3f\x00\x00\x00\xc0\x00\x00\x50\x40"
     assert RawHttp("/p").body(ROW) == raw
     assert V2Grpc().body(ROW).endswith(raw)
-    assert V2Http(binary=True).body(ROW).endswith(raw)
-    assert TorchServeGrpc().body(ROW).endswith(b"\x12\x0c" + raw)
     assert b"[0.5, -2.0, 3.25]" in V2Http().body(ROW)
     assert b"AAAAPwAAAMAAAFBA" in BentoHttp().body(ROW)
 
 
 def test_a_seldon_answer_is_read_as_it_was_asked() -> None:
     assert SeldonGrpc().values(SeldonGrpc().body(ROW)) == ROW
-
-
-def test_the_binary_head_of_a_row_has_the_length_that_the_header_says() -> None:
-    call = V2Http(binary=True)
-    body = call.body([1.0] * 138)
-    length = int(call.headers[1].split(": ")[1])
-    assert body[:length].endswith(b"}") and len(body) == length + 4 * 138
-
-
-def test_a_length_of_two_bytes_is_a_varint() -> None:
-    # 138 float32 are 552 bytes: 0x228, so 0xa8 0x04
-    assert b"\x12\xa8\x04" in TorchServeGrpc().body([0.0] * 138)

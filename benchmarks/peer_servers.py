@@ -6,16 +6,16 @@ to ask it (gRPC or HTTP, which encoding) was chosen in the same way.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from benchmarks.peer_calls import BentoHttp, Call, RawHttp, SeldonGrpc, TorchServeGrpc, V2Grpc, V2Http
+from benchmarks.peer_calls import BentoHttp, Call, RawHttp, SeldonGrpc, V2Grpc, V2Http
 from benchmarks.peer_process import Launch, NotRunError
 from benchmarks.servers import free_port
 
@@ -125,7 +125,9 @@ _TORCHSERVE_LOG = """\
 """
 
 
-def _torchserve(place: Place, grpc: bool, workers: int = 1, batch: int = 64, delay_ms: int = 2) -> Launch:
+def _torchserve(
+    place: Place, grpc: bool = False, workers: int = 1, batch: int = 64, delay_ms: int = 2
+) -> Launch:
     if shutil.which("java") is None:
         raise NotRunError("java is not installed; on Debian 12: apt-get install -y openjdk-17-jre-headless")
     archive = place.folder / "store" / "mmoe"
@@ -140,10 +142,10 @@ def _torchserve(place: Place, grpc: bool, workers: int = 1, batch: int = 64, del
     }  # fmt: skip
     (archive / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(manifest))
     (archive / "model-config.yaml").write_text(
-        f"minWorkers: {workers}\nmaxWorkers: {workers}\nbatchSize: {batch}\nmaxBatchDelay: {delay_ms}\n"
+        "minWorkers: 1\nmaxWorkers: 1\nbatchSize: 64\nmaxBatchDelay: 2\n"
     )
     ports = {name: free_port() for name in ("http", "grpc", "management", "metrics", "grpc_management")}
-    ports["grpc" if grpc else "http"] = place.port
+    ports["http"] = place.port
     config = place.folder / "config.properties"
     config.write_text(_TORCHSERVE.format(**ports))
     (place.folder / "log4j2.xml").write_text(_TORCHSERVE_LOG)
@@ -154,42 +156,29 @@ def _torchserve(place: Place, grpc: bool, workers: int = 1, batch: int = 64, del
     )  # fmt: skip
 
 
-def _mlserver(place: Place, grpc: bool, workers: int = 0, delay_ms: float = 1) -> Launch:
-    ports = {name: free_port() for name in ("http_port", "grpc_port", "metrics_port")}
-    ports["grpc_port" if grpc else "http_port"] = place.port
+def _mlserver(place: Place) -> Launch:
     settings = {
-        **ports, "host": "127.0.0.1", "debug": False, "parallel_workers": workers, "metrics_endpoint": None,
-        "gzip_enabled": False,
+        "http_port": place.port, "grpc_port": free_port(), "metrics_port": free_port(), "host": "127.0.0.1",
+        "debug": False, "parallel_workers": 0, "metrics_endpoint": None, "gzip_enabled": False,
     }  # fmt: skip
     (place.folder / "settings.json").write_text(json.dumps(settings))
     model = {
-        "name": "mmoe", "implementation": "mlserver_mmoe.Mmoe", "max_batch_size": 64,
-        "max_batch_time": delay_ms / 1e3,
+        "name": "mmoe", "implementation": "mlserver_mmoe.Mmoe", "max_batch_size": 64, "max_batch_time": 0.001,
     }  # fmt: skip
     (place.folder / "model-settings.json").write_text(json.dumps(model))
     return place.launch("mlserver", "start", ".")
 
 
-def _pytriton(place: Place, grpc: bool, delay_us: int = 0) -> Launch:
-    ports = (place.port, free_port()) if grpc else (free_port(), place.port)
-    return place.launch("pytriton_mmoe.py", *map(str, ports), str(delay_us))
+def _pytriton(place: Place) -> Launch:
+    return place.launch("pytriton_mmoe.py", str(place.port), str(free_port()))
 
 
-def _litserve(place: Place, delay_ms: float = 0, servers: int = 1) -> Launch:
-    return place.launch("litserve_mmoe.py", str(place.port), str(delay_ms), str(servers))
+def _litserve(place: Place) -> Launch:
+    return place.launch("litserve_mmoe.py", str(place.port))
 
 
-def _kserve(place: Place, grpc: bool, workers: int = 1) -> Launch:
-    grpc_port, http_port = (place.port, free_port()) if grpc else (free_port(), place.port)
-    return place.launch(
-        "kserve_mmoe.py",
-        "--grpc_port",
-        str(grpc_port),
-        "--http_port",
-        str(http_port),
-        "--workers",
-        str(workers),
-    )
+def _kserve(place: Place) -> Launch:
+    return place.launch("kserve_mmoe.py", "--grpc_port", str(place.port), "--http_port", str(free_port()))
 
 
 def _bentoml(place: Place) -> Launch:
@@ -199,59 +188,101 @@ def _bentoml(place: Place) -> Launch:
     )  # fmt: skip
 
 
-def _ray(place: Place, delay_ms: float = 0, **environment: str) -> Launch:
+def _ray(place: Place) -> Launch:
     folder = str(place.folder)
-    files = {
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    return place.launch("ray_mmoe.py", str(place.port), str(delay_ms), **{**files, **environment})
+    return place.launch(
+        "ray_mmoe.py",
+        str(place.port),
+        # The two switches of Ray's guide to high throughput; without them it is ten times slower here.
+        RAY_SERVE_THROUGHPUT_OPTIMIZED="1",
+        RAY_SERVE_ENABLE_HA_PROXY="1",
+        RAY_SERVE_HAPROXY_NBTHREAD="1",  # of 4: the load generator and the replica want cores too
+        RAY_SERVE_HAPROXY_METRICS_ENABLED="0",
+        RAY_SERVE_HAPROXY_CONFIG_FILE_LOC=f"{folder}/haproxy.cfg",
+        RAY_SERVE_HAPROXY_SOCKET_PATH=f"{folder}/admin.sock",
+        RAY_SERVE_HAPROXY_SERVER_STATE_BASE=folder,
+        RAY_SERVE_HAPROXY_SERVER_STATE_FILE=f"{folder}/server-state",
+        RAY_USAGE_STATS_ENABLED="0",
+    )
 
 
 ECHO = Server(
     "pyvoy echo (limit)",
-    "the worker's transport without a model, one Python thread",
+    "the worker's transport without a model: its bytes come back, one Python thread",
     SeldonGrpc(),
     _echo,
     echoes=True,
 )
-WORKER = Server("torch-worker", "as it comes", SeldonGrpc(), _worker)
+WORKER = Server("torch-worker", "as it comes; Seldon gRPC", SeldonGrpc(), _worker)
 PEERS = (
     Server(
         "seldon-core as it comes",
-        "gRPC, default settings",
+        "its microservice, Seldon gRPC, default settings: PyTorch starts a thread for each core",
         SeldonGrpc(),
-        functools.partial(_seldon, threads="default"),
+        partial(_seldon, threads="default"),
         "seldon",
     ),
     Server(
         "seldon-core",
-        "gRPC, one PyTorch thread",
+        "one PyTorch thread",
         SeldonGrpc(),
-        functools.partial(_seldon, threads="one"),
+        partial(_seldon, threads="one"),
         "seldon",
     ),
     Server(
         "torchserve",
-        "HTTP/1.1, raw float32",
+        "raw float32 over HTTP/1.1, batches of 64 with a delay of 2 ms, one worker, no request logs. gRPC, delays of 1"
+        " and 5 ms and a second worker made no difference beyond the noise",
         RawHttp("/predictions/mmoe"),
-        functools.partial(_torchserve, grpc=False),
+        _torchserve,
         "torchserve",
-        warm_up_s=8,
+        warm_up_s=8,  # Java compiles what it finds hot
     ),
-    Server("mlserver", "gRPC", V2Grpc(), functools.partial(_mlserver, grpc=True), "mlserver"),
-    Server("pytriton", "gRPC", V2Grpc(), functools.partial(_pytriton, grpc=True), "pytriton"),
-    Server("litserve", "HTTP/1.1", RawHttp("/predict"), _litserve, "litserve"),
-    Server("kserve", "HTTP/1.1", V2Http(binary=True), functools.partial(_kserve, grpc=False), "kserve"),
-    Server("bentoml", "HTTP/1.1", BentoHttp(), _bentoml, "bentoml"),
+    Server(
+        "mlserver",
+        "adaptive batching, 64 rows or 1 ms, V2 JSON over HTTP/1.1, no metrics or request logs. V2 gRPC took a fifth"
+        " more CPU, a parallel worker twice as much",
+        V2Http(),
+        _mlserver,
+        "mlserver",
+    ),
+    Server(
+        "pytriton",
+        "Triton's dynamic batching, up to 64 without delay, raw float32 over V2 gRPC. Slower: HTTP/1.1 with the binary"
+        " extension, a delay of 0.5 ms",
+        V2Grpc(),
+        _pytriton,
+        "pytriton",
+    ),
+    Server(
+        "litserve",
+        "batches of 64 with a timeout of 2 ms, two API servers, its fast queue, raw float32 over HTTP/1.1. Without a"
+        " timeout its worker polls and takes a core from the others",
+        RawHttp("/predict"),
+        _litserve,
+        "litserve",
+    ),
+    Server(
+        "kserve",
+        "raw float32 over V2 gRPC, no latency logs; the SDK itself does not batch. HTTP/1.1 with the binary extension"
+        " was slower, with two processes too",
+        V2Grpc(),
+        _kserve,
+        "kserve",
+    ),
+    Server(
+        "bentoml",
+        "adaptive batching, up to 64, two workers, base64 of float32 in JSON over HTTP/1.1, no metrics or request logs",
+        BentoHttp(),
+        _bentoml,
+        "bentoml",
+    ),
     Server(
         "ray",
-        "HTTP/1.1",
+        "Ray Serve's high-throughput mode: HAProxy with one thread in front, one event loop in the replica; batches of"
+        " 64 without delay, raw float32 over HTTP/1.1, no request logs",
         RawHttp("/"),
-        functools.partial(_ray, RAY_SERVE_THROUGHPUT_OPTIMIZED="1", RAY_SERVE_ENABLE_HA_PROXY="1"),
+        _ray,
         "ray",
     ),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,9 @@ Results = Mapping[tuple[str, int], Measured]
 
 def main() -> int:
     options = _options()
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # so that no server stays behind
     load.require("h2load")
     peers = [peer for peer in PEERS if not options.only or peer.name.split()[0] in options.only]
     missing: dict[str, str] = {}
@@ -154,9 +158,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 16, 64], help="calls in flight")
     parser.add_argument("--seconds", type=int, default=5, help="of each measurement [%(default)s]")
     parser.add_argument("--rounds", type=int, default=1, help="through all servers; medians [%(default)s]")
-    parser.add_argument(
-        "--h2load", default="h2load", help="command of the load generator [%(default)s]"
-    )
+    parser.add_argument("--h2load", default="h2load", help="command of the load generator [%(default)s]")
     parser.add_argument(
         "--worker-python",
         type=shlex.split,

@@ -10,7 +10,7 @@ import bentoml
 
 
 @bentoml.service(
-    workers=1,
+    workers=2,
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     traffic={"timeout": 30},

@@ -12,12 +12,14 @@ import numpy as np
 class Mmoe(kserve.Model):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__("mmoe")
-        self._call = bare_mmoe.load()
+        self._call: Any = None
         self.ready = True
 
     async def predict(
         self, payload: kserve.InferRequest, headers: Any = None, response_headers: Any = None
     ) -> kserve.InferResponse:
+        if self._call is None:  # here, since with several processes the object is pickled on its way to them
+            self._call = bare_mmoe.load()
         answers = self._call(np.array(payload.inputs[0].as_numpy(), dtype=np.float32))
         output = kserve.InferOutput("y", list(answers.shape), "FP32")
         output.set_data_from_numpy(answers, binary_data=True)

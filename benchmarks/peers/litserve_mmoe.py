@@ -1,4 +1,4 @@
-"""The mmoe model on LitServe, raw float32 both ways.   litserve_mmoe.py PORT DELAY_MS API_SERVERS"""
+"""The mmoe model on LitServe, raw float32 both ways.   litserve_mmoe.py PORT"""
 
 # Annotations are not postponed here: LitServe hands that of decode_request to FastAPI as it stands.
 import sys
@@ -32,12 +32,12 @@ class Mmoe(litserve.LitAPI):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    api = Mmoe(max_batch_size=64, batch_timeout=float(sys.argv[2]) / 1e3)
+    api = Mmoe(max_batch_size=64, batch_timeout=0.002)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=True)
     server.run(
         host="127.0.0.1",
         port=int(sys.argv[1]),
-        num_api_servers=int(sys.argv[3]),
+        num_api_servers=2,
         log_level="error",
         access_log=False,
         generate_client_file=False,

@@ -1,4 +1,4 @@
-"""The mmoe model on Triton by nvidia-pytriton, batched by Triton.   pytriton_mmoe.py GRPC_PORT HTTP_PORT DELAY_US"""
+"""The mmoe model on Triton by nvidia-pytriton, batched by Triton.   pytriton_mmoe.py GRPC_PORT HTTP_PORT"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
 
-def main(grpc_port: int, http_port: int, delay_us: int) -> None:
+def main(grpc_port: int, http_port: int) -> None:
     # Triton's own Python process loads libpython by name; it has to be that of the standard library which it finds.
     os.environ["LD_LIBRARY_PATH"] = sysconfig.get_config_var("LIBDIR")
     call = bare_mmoe.load()
@@ -35,9 +35,7 @@ def main(grpc_port: int, http_port: int, delay_us: int) -> None:
             infer_func=infer,
             inputs=[Tensor(name="x", dtype=np.float32, shape=(bare_mmoe.FEATURES,))],
             outputs=[Tensor(name="y", dtype=np.float32, shape=(bare_mmoe.HEADS,))],
-            config=ModelConfig(
-                max_batch_size=64, batcher=DynamicBatcher(max_queue_delay_microseconds=delay_us)
-            ),
+            config=ModelConfig(max_batch_size=64, batcher=DynamicBatcher()),
         )
         triton.serve()
 

@@ -1,4 +1,4 @@
-"""The mmoe model on Ray Serve, raw float32 both ways.   ray_mmoe.py PORT DELAY_MS"""
+"""The mmoe model on Ray Serve, raw float32 both ways.   ray_mmoe.py PORT"""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-DELAY_S = float(sys.argv[2]) / 1e3
-
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=256, ray_actor_options={"num_cpus": 1})
 class Mmoe:
     def __init__(self) -> None:
         self._call = bare_mmoe.load()
 
-    @serve.batch(max_batch_size=64, batch_wait_timeout_s=DELAY_S)
+    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0)
     async def predict(self, rows: list[bytes]) -> list[bytes]:
         return [answer.tobytes() for answer in self._call(bare_mmoe.rows_of(rows))]
 
