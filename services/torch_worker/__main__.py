@@ -107,8 +107,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--weights-only",
         action="store_true",
-        help="take nothing but weights of the model file (safetensors, state dict): refuse pickled code, TorchScript and "
-        "exported programs. The folder's *.py run all the same",
+        help="take nothing but weights of the model file (safetensors, state dict): refuse pickled code, TorchScript "
+        "and exported programs. The folder's *.py run all the same",
     )
     add(
         "--device",

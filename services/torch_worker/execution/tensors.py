@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from services.torch_worker.model.answer import Answer
+
 
 class NotSplittableError(Exception):
     """A batch's output cannot be divided among its requests by rows; the message says what stands in the
@@ -74,6 +76,8 @@ def split(output: Any, rows: Sequence[int]) -> list[Any]:
             raise NotSplittableError(
                 f"a {type(output).__name__} cannot be made of its items: {error}"
             ) from error
+    if isinstance(output, Answer):
+        return [output.with_payload(part) for part in split(output.payload, rows)]
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
         fields = {
             field.name: getattr(output, field.name) for field in dataclasses.fields(output) if field.init

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.torch_worker.config import ConfigError
-from services.torch_worker.model.folder import open_folder
+from services.torch_worker.model.folder import folders_in, open_folder
 from services.torch_worker.model.model_config import ModelConfig
 
 
@@ -44,3 +44,52 @@ def test_config_errors_come_through(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[model]\nx = 1\n")
     with pytest.raises(ConfigError, match=r"config\.toml:2: model\.x"):
         open_folder(tmp_path)
+
+
+def test_one_model_file_or_one_that_is_named(tmp_path: Path) -> None:
+    for name in ("model.pt", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(
+        ConfigError, match=r'several models, model\.pt, model\.safetensors;.*file = "model\.pt"'
+    ):
+        open_folder(tmp_path)
+    (tmp_path / "config.toml").write_text('[model]\nfile = "model.safetensors"\n')
+    assert open_folder(tmp_path).model_file == tmp_path / "model.safetensors"
+    (tmp_path / "config.toml").write_text('[model]\nfile = "other.pt"\n')
+    with pytest.raises(ConfigError, match=r"other\.pt: no such file; config\.toml names it"):
+        open_folder(tmp_path)
+    (tmp_path / "config.toml").unlink()
+    (tmp_path / "model.pth").write_bytes(b"x")  # an old folder, whatever else it holds
+    assert open_folder(tmp_path).model_file == tmp_path / "model.pth"
+
+
+CLASS = "raise SystemExit\nclass {name}:\n    def predict(self, X, names): pass\n"
+
+
+def test_a_class_is_found_without_running_its_file(tmp_path: Path) -> None:
+    for name, source in (
+        ("helper", "class Other: pass"),
+        ("broken", "def ("),
+        ("NotThis", "class NotThis: pass"),
+    ):
+        (tmp_path / f"{name}.py").write_text(source)
+    with pytest.raises(ConfigError, match=r"model\.pth: no such file.*or MyModel\.py with a class MyModel"):
+        open_folder(tmp_path)
+    (tmp_path / "MyModel.py").write_text(CLASS.format(name="MyModel"))
+    (tmp_path / "processor.py").write_text("")
+    found = open_folder(tmp_path)
+    assert (found.class_path, found.model_file, found.processor_file) == ("MyModel.MyModel", None, None)
+    (tmp_path / "Second.py").write_text(CLASS.format(name="Second"))
+    with pytest.raises(ConfigError, match=r'could be the model, MyModel, Second;.*class = "MyModel"'):
+        open_folder(tmp_path)
+    (tmp_path / "config.toml").write_text('[model]\nclass = "helper.Other"\n')
+    assert open_folder(tmp_path).class_path == "helper.Other"
+
+
+def test_a_folder_of_versions(tmp_path: Path) -> None:
+    assert folders_in(tmp_path) == [tmp_path]
+    for name in ("2", "10", "old"):
+        (tmp_path / name).mkdir()
+    assert folders_in(tmp_path) == [tmp_path / "2", tmp_path / "10"]
+    (tmp_path / "model.pth").write_bytes(b"x")
+    assert folders_in(tmp_path) == [tmp_path]

@@ -91,6 +91,12 @@ def _read(file: Path, depth: int) -> Iterator[Requirement]:
             yield requirement
 
 
+def is_provided(line: str) -> bool:
+    """Whether a line of a requirements file asks for what folders are served without."""
+    name = re.match(r"\s*([A-Za-z0-9][\w.-]*)", line)
+    return name is not None and canonicalize_name(name[1]) in _PROVIDED
+
+
 def lacking(folder: Path) -> list[Lack]:
     """The requirements of the folder's requirements.txt that are not met on the import path."""
     file = folder / REQUIREMENTS_FILE

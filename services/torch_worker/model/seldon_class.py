@@ -41,6 +41,9 @@ class ClassModel(torch.nn.Module):
         user: the object, loaded.
     """
 
+    user: Any
+    _predict: Callable[[Any, list[str], dict[str, Any]], Any]
+
     def __init__(self, user: Any) -> None:
         super().__init__()
         # Not as a submodule, should it be a module: what it holds is its own.
@@ -48,7 +51,7 @@ class ClassModel(torch.nn.Module):
         object.__setattr__(self, "_predict", _calls_of(user.predict))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ClassModel:
-        return ClassModel(vars(self)["user"])
+        return ClassModel(self.user)
 
     def forward(self, x: Any, **kwargs: Any) -> Answer:
         """The answer to a payload: an array, dict of arrays, str, bytes or JSON value.
@@ -64,10 +67,10 @@ class ClassModel(torch.nn.Module):
         names = meta.pop("names", [])
         if not meta.get("tags"):
             meta.pop("tags", None)
-        user, predict = vars(self)["user"], vars(self)["_predict"]
+        user = self.user
         try:
             with torch.inference_mode(False):  # what the class does with autograd is its own business
-                result = predict(_as_numpy(x), list(names), meta)
+                result = self._predict(_as_numpy(x), list(names), meta)
                 own_tags, metrics = {}, []
                 if _is_a(result, "SeldonResponse"):
                     result, own_tags, metrics = (
