@@ -134,6 +134,12 @@ class _Pool:
                 if endpoint not in ended:
                     expected = calls * self.weights[endpoint] / total
                     member.idle(expected, in_flight.get(endpoint, 0), now_s)
+        else:
+            # Every call may be stuck at one endpoint. It has to lose its weight before they give up, not after: who
+            # asks again at once would find it with none in flight, and choose it before the next report.
+            for endpoint, count in in_flight.items():
+                if count:
+                    self.members[endpoint].idle(0.0, count, now_s)
         before, self.weights = self.weights, self._weights()
         return self.weights != before
 

@@ -235,6 +235,16 @@ def test_calls_that_nobody_answers_are_slow_before_they_are_late() -> None:
     assert rig.share(A) < 0.01
 
 
+def test_calls_that_are_all_stuck_at_one_endpoint_take_its_weight_before_they_end() -> None:
+    rig = Rig(PolicyName.PEAK_EWMA, A, B)
+    for _ in range(4):
+        rig.window(ok(A, latency_ms=10), ok(B, latency_ms=10))
+    for _ in range(3):
+        rig.window(EndpointReport(A, 0, 0, in_flight=8))
+    # In flight 0 against 8, as when all ask again at once, with a bias of 2.
+    assert rig.controller.weights("task-1")[A] < rig.controller.weights("task-1")[B] / (8 + 1) ** 2
+
+
 def test_a_peak_fades_without_answers() -> None:
     rig = Rig(PolicyName.PEAK_EWMA)
     for _ in range(4):
