@@ -10,6 +10,7 @@ TensorDescription = tuple[str, str, Sequence[int]]
 """Name, datatype and shape, in which -1 is any size."""
 
 _FIRST, _SECOND = 1 << 3 | 2, 2 << 3 | 2
+_READY = 2 << 3
 
 
 def decode_model_name(data: Buffer) -> tuple[str, str]:
@@ -22,6 +23,24 @@ def decode_model_name(data: Buffer) -> tuple[str, str]:
         elif tag == _SECOND:
             version = read_string(buf, a, b)
     return name, version
+
+
+def decode_index_request(data: Buffer) -> bool:
+    """Whether a RepositoryIndexRequest asks only for what is ready. Raises ProtoError when it is malformed."""
+    buf = as_buffer(data)
+    ready = False
+    for tag, a, _ in fields(buf, 0, len(buf)):
+        if tag == _READY:
+            ready = a != 0
+    return ready
+
+
+def encode_index(models: Sequence[tuple[str, str, str, str]]) -> bytes:
+    """A RepositoryIndexResponse of names, versions, states and reasons."""
+    return b"".join(
+        len_field(1, b"".join(string_field(number, text) for number, text in enumerate(model, 1)))
+        for model in models
+    )
 
 
 def encode_flag(value: bool) -> bytes:

@@ -4,8 +4,10 @@ import pytest
 
 from libs.proto import messages
 from libs.proto.kserve_metadata import (
+    decode_index_request,
     decode_model_name,
     encode_flag,
+    encode_index,
     encode_model_metadata,
     encode_server_metadata,
 )
@@ -32,3 +34,16 @@ def test_metadata() -> None:
     (x,), (y,) = model.inputs, model.outputs
     assert (x.name, x.datatype, list(x.shape)) == ("x", "FP32", [-1, 138])
     assert (y.name, y.datatype, list(y.shape)) == ("y", "BYTES", [])
+
+
+def test_the_repositorys_index() -> None:
+    for ready in (True, False):
+        request = messages.RepositoryIndexRequest(repository_name="r", ready=ready)
+        assert decode_index_request(request.SerializeToString()) is ready
+    response = messages.RepositoryIndexResponse.FromString(
+        encode_index([("m", "1", "READY", ""), ("m", "2", "UNAVAILABLE", "why")])
+    )
+    assert [(m.name, m.version, m.state, m.reason) for m in response.models] == [
+        ("m", "1", "READY", ""),
+        ("m", "2", "UNAVAILABLE", "why"),
+    ]

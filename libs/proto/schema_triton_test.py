@@ -11,7 +11,6 @@ from libs.proto.testing import assert_part_of, file_schema
 EXTENSIONS = {
     "ModelConfig",
     "ModelStatistics",
-    "RepositoryIndex",
     "RepositoryModelLoad",
     "RepositoryModelUnload",
     "SystemSharedMemoryStatus",

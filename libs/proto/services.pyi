@@ -21,6 +21,7 @@ from libs.proto.messages import (
     ModelMetadataRequest,
     ModelReadyRequest,
     PredictRequest,
+    RepositoryIndexRequest,
     SeldonMessage,
     SeldonModelMetadataRequest,
     ServerLiveRequest,
@@ -91,6 +92,7 @@ class GRPCInferenceServiceStub:
     ServerMetadata: _Unary[ServerMetadataRequest]
     ModelMetadata: _Unary[ModelMetadataRequest]
     ModelInfer: _Unary[ModelInferRequest]
+    RepositoryIndex: _Unary[RepositoryIndexRequest]
     ModelStreamInfer: _Stream
 
 class GRPCInferenceServiceServicer:
@@ -100,6 +102,7 @@ class GRPCInferenceServiceServicer:
     def ServerMetadata(self, request: ServerMetadataRequest, context: Any) -> Any: ...
     def ModelMetadata(self, request: ModelMetadataRequest, context: Any) -> Any: ...
     def ModelInfer(self, request: ModelInferRequest, context: Any) -> Any: ...
+    def RepositoryIndex(self, request: RepositoryIndexRequest, context: Any) -> Any: ...
     def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Any: ...
 
 def add_GRPCInferenceServiceServicer_to_server(

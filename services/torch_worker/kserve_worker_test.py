@@ -20,6 +20,7 @@ from libs.proto.messages import (
     ModelInferRequest,
     ModelMetadataRequest,
     ModelReadyRequest,
+    RepositoryIndexRequest,
     ServerMetadataRequest,
 )
 from libs.proto.services import GRPCInferenceServiceStub
@@ -186,6 +187,17 @@ def test_readiness_and_metadata(doubler: Running, echo: Running) -> None:
     assert (x.name, x.datatype, list(x.shape), y.name) == ("x", "FP32", [-1, 3], "y")
     guessed = GRPCInferenceServiceStub(echo.channel).ModelMetadata(ModelMetadataRequest(name="mirror"))
     assert len(guessed.inputs) >= 1 and guessed.inputs[0].datatype
+
+
+def test_the_repositorys_index(doubler: Running) -> None:
+    stub = GRPCInferenceServiceStub(doubler.channel)
+    for ready in (True, False):
+        (entry,) = stub.RepositoryIndex(RepositoryIndexRequest(ready=ready)).models
+        assert (entry.name, entry.version, entry.state, entry.reason) == ("doubler", "1", "READY", "")
+    expected = [{"name": "doubler", "version": "1", "state": "READY", "reason": ""}]
+    assert document(doubler, "POST", "/v2/repository/index", {"ready": True}) == (200, expected)
+    assert ask(doubler, "POST", "/v2/repository/index")[0] == 200
+    assert ask(doubler, "POST", "/v2/repository/index", b"{")[0] == 400
 
 
 def test_answers_are_their_own_requests_under_batching(doubler: Running) -> None:

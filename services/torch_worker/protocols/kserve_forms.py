@@ -35,7 +35,7 @@ class Form:
         priority: see `Request.priority`.
         timeout_s: how long the request may wait, from the parameter `timeout` (microseconds); None: not said.
         checked: the signature that inputs and requested were last found to agree with.
-        heads: the bytes before an answer's numbers, by version, shape and dtype.
+        heads: the bytes before an answer's numbers, by signature (of one version), shape and dtype.
     """
 
     model_name: str

@@ -9,8 +9,10 @@ import numpy as np
 
 from libs.proto.kserve import encode_response
 from libs.proto.kserve_metadata import (
+    decode_index_request,
     decode_model_name,
     encode_flag,
+    encode_index,
     encode_model_metadata,
     encode_server_metadata,
 )
@@ -30,7 +32,7 @@ from services.torch_worker.protocols.kserve_patterns import FormDecoder
 from services.torch_worker.protocols.kserve_signature import Signature
 
 SERVICE = "inference.GRPCInferenceService"
-# Answers whose beginning a form remembers: a model has few answer shapes for one request's.
+# Answers whose beginning a form remembers: one version of a model has few answer shapes for one request's.
 _MAX_HEADS = 8
 
 
@@ -55,6 +57,7 @@ class KServeGrpc:
             f"/{SERVICE}/ModelReady": self.model_ready,
             f"/{SERVICE}/ServerMetadata": self.server_metadata,
             f"/{SERVICE}/ModelMetadata": self.model_metadata,
+            f"/{SERVICE}/RepositoryIndex": self.repository_index,
         }
 
     async def infer(self, call: Call, body: bytes) -> bytes:
@@ -95,6 +98,14 @@ class KServeGrpc:
         )
         return encode_model_metadata(known.name, known.versions, known.platform, inputs, outputs)
 
+    async def repository_index(self, call: Call, body: bytes) -> bytes:
+        """RepositoryIndex: every version and its state."""
+        try:
+            only_ready = decode_index_request(body)
+        except ProtoError as error:
+            raise InvalidArgument(f"the request cannot be read: {error}") from error
+        return encode_index(self._model.index(only_ready))
+
 
 def encode_answer(form: Form, signature: Signature, version: str, result: Any) -> bytes:
     """The ModelInferResponse of a result.
@@ -104,7 +115,7 @@ def encode_answer(form: Form, signature: Signature, version: str, result: Any) -
     """
     key = None
     if form.raw and type(result) is np.ndarray:
-        key = (version, result.shape, result.dtype)
+        key = (signature, result.shape, result.dtype)
         head = form.heads.get(key)
         if head is not None:
             return head + result.tobytes()
@@ -115,7 +126,7 @@ def encode_answer(form: Form, signature: Signature, version: str, result: Any) -
         message = encode_response(form.model_name, tensors, model_version=version, id=form.id, raw=raw)
     except ProtoError as error:
         raise Internal(f"the answer cannot be encoded: {error}") from error
-    if key is not None and result.dtype.kind in "fiub" and len(form.heads) < _MAX_HEADS:
+    if key is not None and result.dtype.kind in "fiub":
         values = result.tobytes()
         if (
             values
@@ -123,6 +134,8 @@ def encode_answer(form: Form, signature: Signature, version: str, result: Any) -
             and len(tensors) == 1
             and tensors[0].array.dtype == result.dtype
         ):
+            if len(form.heads) >= _MAX_HEADS:
+                form.heads.clear()
             form.heads[key] = message[: -len(values)]
     return message
 

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from libs.proto.kserve import InferTensor
 from libs.serving.call import Call
 from libs.serving.errors import Unavailable
+from libs.serving.versions import State
 from services.torch_worker.protocols.kserve_forms import Form
 from services.torch_worker.protocols.kserve_outputs import output_tensors, pick
 from services.torch_worker.protocols.kserve_signature import Signature
@@ -26,6 +27,14 @@ EXTENSIONS = ("binary_tensor_data", "parameters", "schedule_policy")
 
 # Callers of the gateway name a model "<name>-<task id>", and the gateway passes that on.
 _TASK_SUFFIX = re.compile(r"-\d+$")
+
+_STATES = {
+    State.START: "LOADING",
+    State.LOADING: "LOADING",
+    State.AVAILABLE: "READY",
+    State.UNLOADING: "UNLOADING",
+    State.END: "UNAVAILABLE",
+}
 
 Encode = Callable[[Form, Signature, str, Any], bytes]
 """Makes the answer to a form, of a model of that signature, by the version that answered, with that result."""
@@ -74,7 +83,7 @@ class KServeModel:
         if form.timeout_s is not None:
             until = time.monotonic() + form.timeout_s
             call.deadline = until if call.deadline is None else min(call.deadline, until)
-        version = "1"
+        version = servable.version
 
         def answer(result: Any, class_names: tuple[str, ...] | None) -> bytes:
             return encode(form, signature, version, result)
@@ -103,11 +112,19 @@ class KServeModel:
         signature = self._signature(self.find(name, version))
         return ModelMetadata(
             name or self._repository.name,
-            ("1",),
+            [version] if version else [str(number) for number in self._repository.versions()],
             PLATFORM,
             signature.described_inputs,
             signature.described_outputs,
         )
+
+    def index(self, only_ready: bool) -> list[tuple[str, str, str, str]]:
+        """Name, number, state and its reason of every version that is known; state and reason are Triton's words."""
+        known = [
+            (self._repository.name, str(version.number), _STATES[version.state], version.error)
+            for version in self._repository.states()
+        ]
+        return [entry for entry in known if entry[2] == "READY"] if only_ready else known
 
     def _signature(self, servable: Servable) -> Signature:
         signature = self._signatures.get(servable)

@@ -93,12 +93,12 @@ def form_of(body: bytes) -> Form:
 
 def test_answers_remember_their_beginning_and_nothing_else() -> None:
     form = form_of(encode_request("m", [InferTensor.of("x", np.ones((1, 4), np.float32))], id="7"))
-    signature = Signature()
+    signatures = Signature(), Signature()
     for n in range(60):
         dtype = ("float32", "float64", "int64", "bool", ">f4")[n % 5]
         result = RNG.integers(0, 2, (1 + n % 3, 2)).astype(dtype)
         result = result if n % 2 else np.asfortranarray(result)
-        answer = decode_response(encode_answer(form, signature, str(n % 2), result))
+        answer = decode_response(encode_answer(form, signatures[n % 2], str(n % 2), result))
         assert (answer.model_name, answer.model_version, answer.id) == ("m", str(n % 2), "7")
         (output,) = answer.outputs
         assert output.name == "output_0" and output.array.dtype.newbyteorder(

@@ -48,6 +48,7 @@ class KServeRest:
             Route("GET", "/v2/", self.server_metadata, fail),
             Route("GET", "/v2/health/live", self.live, fail),
             Route("GET", "/v2/health/ready", self.ready, fail),
+            Route("POST", "/v2/repository/index", self.repository_index, fail),
         ]
         for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             routes += [
@@ -88,6 +89,16 @@ class KServeRest:
                 "outputs": _described(known.outputs),
             }
         )
+
+    async def repository_index(self, request: HttpRequest) -> HttpResponse:
+        """POST /v2/repository/index: every version and its state."""
+        try:
+            asked = json.loads(request.body or b"{}")
+        except (ValueError, RecursionError) as error:
+            raise InvalidArgument(f"the body is not valid JSON: {error}") from None
+        only_ready = isinstance(asked, dict) and asked.get("ready") is True
+        keys = ("name", "version", "state", "reason")
+        return _json([dict(zip(keys, entry, strict=True)) for entry in self._model.index(only_ready)])
 
     async def infer(self, request: HttpRequest) -> HttpResponse:
         """POST /v2/models/NAME/infer.
