@@ -12,6 +12,7 @@ DEFAULT_MAX_BATCH_SIZE = 64
 DEFAULT_MAX_QUEUE = 1024
 # The original's limit, which callers and gateway keep as well.
 DEFAULT_MAX_MESSAGE_BYTES = 10 << 20
+DEFAULT_REST_TIMEOUT_S = 60.0
 
 
 class ConfigError(ValueError):
@@ -39,6 +40,7 @@ class WorkerConfig:
         max_batch_size, max_delay_ms, preferred_batch_sizes: see ModelConfig.
         max_queue: most rows waiting for the model; more are refused with RESOURCE_EXHAUSTED.
         max_message_bytes: largest request message.
+        rest_timeout_s: when an HTTP request ends whose caller names no time, or a longer one.
         log_requests: share of the requests that are logged, 0 to 1.
         load_report: whether answers carry the worker's load (ORCA) as a trailer.
         log_level: a level name of the logging module.
@@ -61,6 +63,7 @@ class WorkerConfig:
     preferred_batch_sizes: tuple[int, ...] | None = None
     max_queue: int = DEFAULT_MAX_QUEUE
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    rest_timeout_s: float = DEFAULT_REST_TIMEOUT_S
     log_requests: float = 0.0
     load_report: bool = True
     log_level: str = "INFO"
