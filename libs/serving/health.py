@@ -73,6 +73,16 @@ class Health:
         self._statuses[service] = status
         self._notify(before)
 
+    def forget(self, service: str) -> None:
+        """Makes a service unknown; call it on the event loop."""
+        before = self.serving
+        self._statuses.pop(service, None)
+        self._notify(before)
+
+    def services(self) -> list[str]:
+        """The services that are known; "" is the whole server."""
+        return list(self._statuses)
+
     def drain(self) -> None:
         """Makes every service NOT_SERVING for good."""
         before = self.serving

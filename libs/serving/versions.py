@@ -1,4 +1,4 @@
-"""Which versions of a model are to be loaded and unloaded: a pure core, told what lies in the folder and what loads did.
+"""Which versions of a model are to be loaded and unloaded: a pure core, told what a folder holds and what loads did.
 
 The shell looks at the folder (`version_folders`), reports what it found (`observe`), asks what to do (`next`), does it,
 and reports what came of it (`loaded`, `failed`, `unloaded`). Rules, all of which hold for a version that is loaded anew

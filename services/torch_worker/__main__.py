@@ -10,17 +10,19 @@ from pathlib import Path
 
 from libs.serving.envoy_child import Limits
 from libs.serving.server import run_server
+from libs.serving.versions import PolicyError, parse_policy
 from services.torch_worker.config import (
     CONFIG_VARIABLE,
     DEFAULT_MAX_BATCH_SIZE,
     DEFAULT_MAX_MESSAGE_BYTES,
     DEFAULT_MAX_QUEUE,
+    DEFAULT_REST_TIMEOUT_S,
     ConfigError,
     WorkerConfig,
 )
 from services.torch_worker.folder_commands import add_commands
-from services.torch_worker.model.folder import folders_in, open_folder
 from services.torch_worker.model.model_config import AUTOCAST_TYPES, COMPILE_MODES
+from services.torch_worker.serving.version_check import check_folder
 
 APP = "services.torch_worker.app:app"
 
@@ -63,6 +65,14 @@ def _number(kind: Callable[[str], float], low: float, high: float) -> Callable[[
     return parse
 
 
+def _policy(text: str) -> str:
+    try:
+        parse_policy(text)
+    except PolicyError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def _sizes(text: str) -> tuple[int, ...]:
     number = _number(int, 1, 1_000_000)
     return tuple(sorted({int(number(part)) for part in text.split(",")}))
@@ -93,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--name", default="", help="the model's name in KServe's protocol (default: the folder's)")
     add(
         "--versions",
+        type=_policy,
         default="latest",
         metavar="latest[:N]|all|N,N",
         help="which versions of a folder of versions are served (default %(default)s)",
@@ -188,6 +199,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="largest request message (default %(default)s)",
     )
     add(
+        "--rest-timeout",
+        type=_number(float, 0.001, 86_400),
+        default=DEFAULT_REST_TIMEOUT_S,
+        metavar="S",
+        help="when an HTTP request ends whose caller names no time, or a longer one (default %(default)s)",
+    )
+    add(
         "--log-requests",
         type=_number(float, 0, 1),
         default=0.0,
@@ -244,12 +262,13 @@ def run_serve(args: argparse.Namespace) -> int:
         threads=args.threads,
         hook_threads=args.hook_threads,
         max_message_bytes=args.max_message_bytes,
+        rest_timeout_s=args.rest_timeout,
         log_requests=args.log_requests,
         load_report=not args.no_load_report,
         log_level=args.log_level.upper(),
     )
     try:
-        open_folder(folders_in(args.model_dir)[-1])
+        check_folder(args.model_dir)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -142,7 +142,6 @@ class Assembler:
             on_closed=loaded.namespace.close,
         )
         servable.remember(warmth.seconds)
-        stats.queued_rows = lambda: servable.queued_rows
         log.info(
             "loaded %s on %s: %d instances, %d threads a call, batches of up to %d rows, delay %s, queue %d rows",
             name,

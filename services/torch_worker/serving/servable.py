@@ -85,6 +85,9 @@ class Servable:
         request_log: writes lines about requests; None: nothing does.
         stages: counts how long each of STAGES takes.
         on_closed: called at the end of close, once no thread runs the version's code any more.
+
+    Attributes:
+        version: its number, as protocols write it.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Servable:
         stages: StageStats | None = None,
         on_closed: Callable[[], None] | None = None,
     ) -> None:
+        self.version = "1"
         self._on_closed = on_closed
         self.inputs = inputs
         self.outputs = outputs
@@ -248,15 +252,25 @@ class Servable:
             priority=request.priority,
         )
 
-    async def close(self, drain_deadline_s: float) -> None:
-        """Let what is queued run until the deadline, then fail the rest."""
-        if self._hooks is not None:
-            await self._hooks.close(drain_deadline_s)
-        await self._model.close(drain_deadline_s)
-        if self._after is not None:
-            await self._after.close(drain_deadline_s)
+    async def close(self, drain_deadline_s: float) -> bool:
+        """Let what is queued run until the deadline, then fail the rest.
+
+        Answers whether all threads have ended; False means that some code of the folder still ran at the deadline.
+        """
+        ended = self._hooks is None or await self._hooks.close(drain_deadline_s)
+        ended &= await self._model.close(drain_deadline_s)
+        ended &= self._after is None or await self._after.close(drain_deadline_s)
         if self._on_closed is not None:
             self._on_closed()
+        return ended
+
+    def release(self) -> None:
+        """Let go of the model and all else, once closed; the servable is of no use any more.
+
+        Its parts refer to each other, so that memory would be freed only by a full garbage collection, which stops
+        the process for long, and not even then where objects were frozen when the server came up.
+        """
+        vars(self).clear()
 
     def _prepare_group(self, requests: Sequence[Request]) -> list[Job | Exception]:
         start = time.monotonic()
