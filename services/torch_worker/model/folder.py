@@ -55,6 +55,10 @@ def open_folder(path: Path) -> ModelFolder:
     if not path.is_dir():
         raise ConfigError(f"{path}: no such model folder; --model-dir names a folder that holds {MODEL_FILE}")
     config = _read_config(path / CONFIG_FILE)
+    if config.class_name is not None and config.file is not None:
+        raise ConfigError(
+            f"{path / CONFIG_FILE}: [model] names both a file and a class; the model is one of them"
+        )
     if config.class_name is not None:
         return ModelFolder(path, None, None, config, _class_path(path, config.class_name))
     model_file = _find_model_file(path, config.file)

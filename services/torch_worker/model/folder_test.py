@@ -84,6 +84,9 @@ def test_a_class_is_found_without_running_its_file(tmp_path: Path) -> None:
         open_folder(tmp_path)
     (tmp_path / "config.toml").write_text('[model]\nclass = "helper.Other"\n')
     assert open_folder(tmp_path).class_path == "helper.Other"
+    (tmp_path / "config.toml").write_text('[model]\nclass = "helper.Other"\nfile = "model.pt"\n')
+    with pytest.raises(ConfigError, match="names both a file and a class"):
+        open_folder(tmp_path)
 
 
 def test_a_folder_of_versions(tmp_path: Path) -> None:

@@ -141,7 +141,21 @@ def load_model(
             f"{file}: is a pickle of more than weights, which is code; with --weights-only it is not read. Save the "
             "weights alone, torch.save(model.state_dict(), ...), and put model.py with build_model() beside them"
         )
-    return _load_pickle(file, namespace, device).to(device).eval(), Format.PICKLE.value, Rows()
+    content = _load_pickle(file, namespace, device)
+    if isinstance(content, torch.nn.Module):
+        return content.to(device).eval(), Format.PICKLE.value, Rows()
+    state = state_dict_in(
+        content
+    )  # of a checkpoint that holds more than weights, such as the script's arguments
+    if state is not None:
+        return build(folder, namespace, file, state).to(device).eval(), "checkpoint", Rows()
+    held = f"a {type(content).__name__}"
+    if isinstance(content, dict):
+        held = f"a dict with {', '.join(map(repr, list(content)[:5]))}"
+    raise ConfigError(
+        f"{file}: holds {held}, expected a torch.nn.Module or a state dict; save the whole model: "
+        f"torch.save(model, {MODEL_FILE!r})"
+    )
 
 
 def _load_script(file: Path, device: torch.device) -> torch.nn.Module:
@@ -167,12 +181,12 @@ def _read_weights(file: Path, device: torch.device) -> object:
         raise _unreadable(file, error) from error
 
 
-def _load_pickle(file: Path, namespace: Namespace, device: torch.device) -> torch.nn.Module:
+def _load_pickle(file: Path, namespace: Namespace, device: torch.device) -> object:
     log.info(
         "loading %s: a pickle is code and runs with this process's rights; serve only models you trust", file
     )
     try:
-        model = torch.load(
+        content: object = torch.load(
             file, map_location=device, weights_only=False, pickle_module=namespace.pickle_module
         )
     except ModuleNotFoundError as error:
@@ -190,17 +204,7 @@ def _load_pickle(file: Path, namespace: Namespace, device: torch.device) -> torc
         BaseException
     ) as error:  # unpickling runs the folder's code, which may raise anything, and call sys.exit()
         raise _unreadable(file, error) from error
-    if not isinstance(model, torch.nn.Module):
-        held = (
-            f"a dict with {', '.join(map(repr, list(model)[:5]))}"
-            if isinstance(model, dict)
-            else f"a {type(model).__name__}"
-        )
-        raise ConfigError(
-            f"{file}: holds {held}, expected a torch.nn.Module or a state dict; save the whole model: "
-            f"torch.save(model, {MODEL_FILE!r})"
-        )
-    return model
+    return content
 
 
 def _unreadable(file: Path, error: BaseException) -> ConfigError:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -122,6 +124,22 @@ def test_a_state_dict_goes_into_what_build_model_makes(tmp_path: Path, load: Any
     loaded = load(tmp_path, weights_only=True)
     assert loaded.kind == "state dict" and loaded.model.scale == 0.5 and not loaded.model.training
     assert loaded.model(ROW).tolist() == [[3.0, 5.0, 7.0]]
+
+
+def test_a_checkpoint_with_objects_in_it(tmp_path: Path, load: Any) -> None:
+    state = {"linear.weight": torch.eye(3), "linear.bias": torch.zeros(3)}
+    weights_folder(tmp_path, {"state_dict": state, "args": Namespace(lr=0.1)})
+    loaded = load(tmp_path)
+    assert loaded.kind == "checkpoint" and loaded.model(ROW).tolist() == ROW.tolist()
+    with pytest.raises(ConfigError, match="with --weights-only it is not read"):
+        load(tmp_path, weights_only=True)
+
+
+def test_a_pickle_of_the_old_form(tmp_path: Path, load: Any) -> None:
+    make_folder(tmp_path, DOUBLER, "Doubler()")
+    model = load(tmp_path).model
+    torch.save(nn.Sequential(nn.Linear(3, 2)), tmp_path / "model.pth", _use_new_zipfile_serialization=False)
+    assert load(tmp_path).model(ROW).shape == (1, 2) and model(ROW).shape == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -252,8 +270,6 @@ def test_files_that_are_cut_short(tmp_path: Path, load: Any, kind: str, cut: flo
 
 
 def test_a_load_that_fails_leaves_nothing_behind(tmp_path: Path, load: Any) -> None:
-    import sys
-
     make_folder(tmp_path, DOUBLER, "Doubler()", processor="import net\nraise ValueError('no')\n")
     before, cwd = set(sys.modules), os.getcwd()
     with pytest.raises(ConfigError, match=r"cannot be imported: ValueError: no \(processor\.py line 2\)"):

@@ -72,6 +72,8 @@ class Namespace:
         # Names that were looked for in the folder, are not there, and were found elsewhere.
         self._foreign: set[str] = set()
         self._builtins = {**vars(builtins), "__import__": self._import}
+        # The folder's code may know it by a link or by where that leads to, as volumes of Kubernetes are.
+        self._inside = (f"{path}/", f"{path.resolve()}/")
         self._closed = False
         self._root = ModuleType(self.name)
         self._root.__spec__ = ModuleSpec(self.name, None, is_package=True)
@@ -189,11 +191,9 @@ class Namespace:
         return [str(self.path), *(entry for entry in sys.path if self._holds(entry))]
 
     def _holds(self, entry: object) -> bool:
-        return (
-            isinstance(entry, str)
-            and (entry + "/").startswith(f"{self.path}/")
-            and entry != f"{self.path}/{PACKAGES}"
-        )
+        if not isinstance(entry, str) or entry.endswith(f"/{PACKAGES}"):
+            return False
+        return (entry + "/").startswith(self._inside)
 
     def _finder(self, entry: str) -> FileFinder:
         finder = self._finders.get(entry)
@@ -291,6 +291,11 @@ class _Sourceless(SourcelessFileLoader):
 
 class _Bare(ModuleType):
     """What stands in sys.modules under a bare name: the module of that name of the version that asks."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("__spec__", "__loader__", "__package__", "__doc__"):  # which every module has of its own
+            return getattr(_resolve(self.__name__), name)
+        return super().__getattribute__(name)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(_resolve(self.__name__), name)

@@ -254,6 +254,57 @@ def test_nothing_is_left_of_a_closed_version(tmp_path: Path) -> None:
     assert [r() for r in references] == [None] * 5
 
 
+def test_a_folder_behind_a_link(tmp_path: Path) -> None:
+    real = write(
+        tmp_path / "real",
+        net="import os, sys\nsys.path.append(os.path.realpath(os.path.dirname(__file__)) + '/src')\nimport inner\n",
+        src_inner="",
+    )
+    (tmp_path / "link").symlink_to(real)
+    namespace = Namespace(tmp_path / "link")
+    assert namespace.import_module("net").inner.__name__ == f"{namespace.name}.inner"
+    namespace.close()
+
+
+def test_packages_data_and_many_threads(tmp_path: Path) -> None:
+    source = """
+        import importlib.resources, pkgutil
+        def word():
+            import slow
+            from pkg import late
+            return slow.WORD, late.WORD
+        def data():
+            found = importlib.resources.files("pkg").joinpath("data.txt").read_bytes()
+            return pkgutil.get_data("pkg", "data.txt"), found
+        """
+    namespaces = []
+    for name in ("a", "b"):
+        folder = write(
+            tmp_path / name,
+            net=source,
+            slow=f"import time\ntime.sleep(0.05)\nWORD = {name!r}\n",
+            pkg_init="",
+            pkg_late="import slow\nWORD = slow.WORD\n",
+        )
+        (folder / "pkg" / "data.txt").write_text(name)
+        namespaces.append(Namespace(folder))
+    words: list[tuple[str, Any]] = []
+
+    def work(namespace: Namespace) -> None:
+        words.append((namespace.path.name, namespace.import_module("net").word()))
+
+    threads = [threading.Thread(target=work, args=[namespace]) for namespace in namespaces * 8]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(words) == [("a", ("a", "a"))] * 8 + [("b", ("b", "b"))] * 8
+    for namespace in (*namespaces, *namespaces):
+        assert namespace.import_module("net").data() == (namespace.path.name.encode(),) * 2
+    for namespace in namespaces:
+        namespace.close()
+
+
 def test_edits_within_a_second_are_seen(tmp_path: Path) -> None:
     os.utime(write(tmp_path, net="VALUE = 1\n") / "net.py", (10**9, 10**9))
     first = Namespace(tmp_path)
