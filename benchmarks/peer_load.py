@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,17 +90,29 @@ def command(address: str, call: Call, body_file: str, in_flight: int, h2load: st
     return [*shlex.split(h2load), *arguments]
 
 
-def measure(
-    address: str, call: Call, rows: Rows, pid: int, in_flight: int, seconds: int, warm_up_s: int, h2load: str
-) -> Measured:
-    """Keeps `in_flight` calls of one row open. Raises NotRunError when the answers are not what they should be."""
-    size = check_one(address, call, rows)
+def warm_up(address: str, call: Call, rows: Rows, in_flight: int, seconds: int, h2load: str) -> None:
+    """Load before the first measurement, with as many calls open as any has: what runs hot is compiled by then."""
+    with _body(call, rows) as body:
+        _run([*command(address, call, body, in_flight, h2load), "-D", str(seconds)])
+
+
+@contextlib.contextmanager
+def _body(call: Call, rows: Rows) -> Iterator[str]:
     with tempfile.NamedTemporaryFile() as body:
         message = call.body(rows.features[0])
         body.write(load.frame(message) if call.grpc else message)
         body.flush()
-        arguments = command(address, call, body.name, in_flight, h2load)
-        _run([*arguments, "-D", str(warm_up_s)])
+        yield body.name
+
+
+def measure(
+    address: str, call: Call, rows: Rows, pid: int, in_flight: int, seconds: int, h2load: str
+) -> Measured:
+    """Keeps `in_flight` calls of one row open. Raises NotRunError when the answers are not what they should be."""
+    size = check_one(address, call, rows)
+    with _body(call, rows) as body:
+        arguments = command(address, call, body, in_flight, h2load)
+        _run([*arguments, "-D", "1"])
         before = load.cpu_seconds(pid)
         rate, done = read(_run([*arguments, "-D", str(seconds)]), size + GRPC_FRAME * call.grpc)
         spent = load.cpu_seconds(pid) - before

@@ -71,7 +71,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A row of the table. `warm_up_s` precedes the first measurement; `echoes`: it answers what it was asked."""
+    """A row of the table. `warm_up_s` of load precede the first measurement; `echoes`: it answers what it was asked."""
 
     name: str
     setting: str
@@ -236,7 +236,7 @@ PEERS = (
         RawHttp("/predictions/mmoe"),
         _torchserve,
         "torchserve",
-        warm_up_s=8,  # Java compiles what it finds hot
+        warm_up_s=12,  # Java compiles what it finds hot
     ),
     Server(
         "mlserver",

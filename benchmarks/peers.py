@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks import load
 from benchmarks.peer_environments import prepare
-from benchmarks.peer_load import Measured, Rows, check, check_one, measure, median
+from benchmarks.peer_load import Measured, Rows, check, check_one, measure, median, warm_up
 from benchmarks.peer_process import NotRunError, serving
 from benchmarks.peer_servers import ECHO, PEERS, WORKER, Own, Place, Server
 from benchmarks.servers import free_port
@@ -90,10 +90,10 @@ def _measure(server: Server, python: Path | None, options: argparse.Namespace) -
         with serving(server.launch(place), ready) as pid:
             check(address, server.call, rows)
             results = {}
-            for number, in_flight in enumerate(options.in_flight):
-                warm_up_s = server.warm_up_s if number == 0 else 1
+            warm_up(address, server.call, rows, max(options.in_flight), server.warm_up_s, options.h2load)
+            for in_flight in options.in_flight:
                 results[in_flight] = measure(
-                    address, server.call, rows, pid, in_flight, options.seconds, warm_up_s, options.h2load
+                    address, server.call, rows, pid, in_flight, options.seconds, options.h2load
                 )
             check(address, server.call, rows)
             return results
