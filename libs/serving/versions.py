@@ -187,18 +187,21 @@ class Versions:
     def next(self, now: float) -> Action | None:
         """What to do now; None: nothing, until more is observed or reported. A load that is answered has begun."""
         desired = self._desired(now)
+        serving = sorted(number for number, record in self._records.items() if record.serving is not None)
+        # As many stay as are desired, also while those that are to take their places are not available yet.
+        if desired and len(serving) > len(desired):
+            for number in serving:
+                record = self._records[number]
+                if number not in desired and record.loading is None:
+                    record.serving = None
+                    record.leaving += 1
+                    return Unload(number)
         if not any(record.loading or record.leaving for record in self._records.values()):
             for number in desired:
                 if self._loadable(number, now):
                     version = self._found[number]
                     self._records[number].loading = version
                     return Load(number, version.path)
-        if desired and all(self._records[number].serving is not None for number in desired):
-            for number, record in sorted(self._records.items()):
-                if record.serving is not None and record.loading is None and number not in desired:
-                    record.serving = None
-                    record.leaving += 1
-                    return Unload(number)
         return None
 
     def loaded(self, number: int) -> bool:
@@ -248,7 +251,8 @@ class Versions:
             return State.LOADING
         if record.leaving:
             return State.UNLOADING
-        return State.END if record.error or number not in self._desired(float("-inf")) else State.START
+        chosen = number in self._wanted()[: self._policy.latest]
+        return State.START if chosen and not record.error else State.END
 
     def _wanted(self) -> list[int]:
         """Numbers in the folder that the policy may choose from, descending."""

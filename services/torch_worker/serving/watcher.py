@@ -185,7 +185,9 @@ class Watcher:
             while servable.in_flight and self._clock() < start + _LEAVE_S:
                 await asyncio.sleep(_POLL_S)
             left = servable.in_flight
-            if await servable.close(_CLOSE_S):
+            ended = await servable.close(_CLOSE_S)
+            await asyncio.sleep(_POLL_S)  # requests that were failed now leave
+            if ended and not servable.in_flight:
                 servable.release()
                 log.info("version %d: unloaded after %.1f s", number, self._clock() - start)
             else:
