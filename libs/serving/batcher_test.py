@@ -310,6 +310,70 @@ async def test_a_delay_gathers_company() -> None:
     await batcher.close(WAIT_S)
 
 
+async def test_priorities_run_first_and_take_the_place_of_lower_ones() -> None:
+    model, observer = Model(), Observer()
+    batcher = _batcher(model.run, observer=observer, max_batch_size=1, max_queue_rows=3)
+    busy = await _busy(batcher, model)
+    low = [asyncio.create_task(batcher.submit(f"low {n}", priority=1)) for n in range(3)]
+    await asyncio.sleep(0)
+    high = [asyncio.create_task(batcher.submit(f"high {n}")) for n in range(2)]
+    await asyncio.sleep(0)
+    for task in low[1:]:
+        with pytest.raises(ResourceExhausted, match="higher priority"):
+            await task
+    assert observer.drops == [("shed", 1), ("shed", 1)]
+    for _ in range(4):
+        model.open.release()
+    assert await asyncio.gather(busy, low[0], *high) == ["<busy>", "<low 0>", "<high 0>", "<high 1>"]
+    assert model.batches == [["busy"], ["high 0"], ["high 1"], ["low 0"]]
+    await batcher.close(WAIT_S)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+async def test_callers_who_return_together_run_together(threads: int) -> None:
+    batches: list[int] = []
+
+    def run(items: Sequence[int]) -> Sequence[int]:
+        batches.append(len(items))
+        time.sleep(0.05)
+        return items
+
+    batcher = _batcher(run, policy=BatchPolicy(16, 64), threads=threads)
+
+    async def caller(number: int) -> None:
+        for _ in range(12):
+            assert await batcher.submit(number) == number
+            await asyncio.sleep(0.0005 * number)
+
+    await asyncio.gather(*[caller(number) for number in range(6)])
+    assert sum(batches) == 72
+    # Unheld, one thread would run the first of them, then the other five: 3 on average. Two parties of callers that
+    # take turns use two threads as well.
+    assert sum(batches) / len(batches) > (3.5 if threads == 1 else 1.5), batches
+    await batcher.close(WAIT_S)
+
+
+async def test_a_deadline_that_the_queue_would_miss_is_refused_at_once() -> None:
+    def run(items: Sequence[int]) -> Sequence[int]:
+        time.sleep(0.1)
+        return items
+
+    observer = Observer()
+    batcher = _batcher(run, observer=observer, max_batch_size=1, max_queue_rows=100)
+    assert await batcher.submit(0) == 0
+    waiting = [asyncio.create_task(batcher.submit(number)) for number in range(20)]
+    await asyncio.sleep(0.01)
+    begin = time.monotonic()
+    with pytest.raises(ResourceExhausted, match="too long"):
+        await batcher.submit(1, deadline=begin + 1.0)
+    assert time.monotonic() - begin < 0.5
+    assert await batcher.submit(1, deadline=begin + 1.0, priority=-1) == 1
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await batcher.close(WAIT_S)
+
+
 async def test_closing_lets_the_queued_run() -> None:
     model = Model()
     batcher = _batcher(model.run)
