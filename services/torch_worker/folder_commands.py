@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from libs.serving.version_folders import scan
 from services.torch_worker.config import ConfigError
-from services.torch_worker.model.folder import REQUIREMENTS_FILE, folders_in
+from services.torch_worker.model.folder import REQUIREMENTS_FILE
+from services.torch_worker.serving.version_check import is_model_folder
 
 _CHECK = """\
 Loads the folder as `serve` does, prints what it found and ends: exit status 0 if it can be served, 1 if not, with the
@@ -48,6 +50,12 @@ def add_commands(commands: Any) -> None:
     prepare.set_defaults(run=run_prepare)
 
 
+def _folders(path: Path) -> list[Path]:
+    """The model folders at path: path itself, or those of its versions, by number."""
+    versions = scan(path.absolute(), is_model=is_model_folder)
+    return [versions[number].path for number in sorted(versions)] or [path]
+
+
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-dir", required=True, type=Path, metavar="DIR", help="a model folder, or a folder of versions"
@@ -68,7 +76,7 @@ def run_check(args: argparse.Namespace) -> int:
     from services.torch_worker.model.loading import open_model
 
     status = 0
-    for folder in folders_in(args.model_dir):
+    for folder in _folders(args.model_dir):
         try:
             device = resolve_devices(args.device)[0]
             loaded = open_model(folder, device, weights_only=args.weights_only)
@@ -86,7 +94,7 @@ def run_prepare(args: argparse.Namespace) -> int:
     """Run `torch-worker prepare`; returns the exit status."""
     from services.torch_worker.model.prepare import prepare
 
-    for folder in folders_in(args.model_dir):
+    for folder in _folders(args.model_dir):
         if not folder.is_dir():
             print(f"error: {folder}: no such model folder", file=sys.stderr)
             return 1

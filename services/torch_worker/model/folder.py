@@ -68,16 +68,6 @@ def open_folder(path: Path) -> ModelFolder:
     return ModelFolder(path, model_file, processor_file if processor_file.is_file() else None, config)
 
 
-def folders_in(path: Path) -> list[Path]:
-    """The model folders at path: path itself, or where it is a folder of versions, each of these, by number."""
-    versions = []
-    if path.is_dir() and not any((path / name).is_file() for name in (*MODEL_FILES, CONFIG_FILE)):
-        versions = sorted(
-            (p for p in path.iterdir() if p.is_dir() and p.name.isdecimal()), key=lambda p: int(p.name)
-        )
-    return versions or [path]
-
-
 def _read_config(file: Path) -> ModelConfig:
     if not file.is_file():
         return ModelConfig()

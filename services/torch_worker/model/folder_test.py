@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.torch_worker.config import ConfigError
-from services.torch_worker.model.folder import folders_in, open_folder
+from services.torch_worker.model.folder import open_folder
 from services.torch_worker.model.model_config import ModelConfig
 
 
@@ -87,12 +87,3 @@ def test_a_class_is_found_without_running_its_file(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('[model]\nclass = "helper.Other"\nfile = "model.pt"\n')
     with pytest.raises(ConfigError, match="names both a file and a class"):
         open_folder(tmp_path)
-
-
-def test_a_folder_of_versions(tmp_path: Path) -> None:
-    assert folders_in(tmp_path) == [tmp_path]
-    for name in ("2", "10", "old"):
-        (tmp_path / name).mkdir()
-    assert folders_in(tmp_path) == [tmp_path / "2", tmp_path / "10"]
-    (tmp_path / "model.pth").write_bytes(b"x")
-    assert folders_in(tmp_path) == [tmp_path]

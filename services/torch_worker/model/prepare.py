@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import re
 import subprocess
@@ -31,12 +32,12 @@ _SOURCES = re.compile(
 )
 
 
-def prepare(folder: Path, pip: Sequence[str] = (sys.executable, "-m", "pip")) -> list[str]:
+def prepare(folder: Path) -> list[str]:
     """Install into folder/.packages; what was installed there before goes. Returns what was installed, `name==version`.
 
     Args:
-        folder: a model folder; without requirements.txt there is nothing to do.
-        pip: the command. It reads its own configuration and environment, for indexes and proxies.
+        folder: a model folder; without requirements.txt there is nothing to do. pip reads its own configuration and
+            environment, for indexes and proxies.
 
     Raises:
         ConfigError: pip fails (its output says why), or something is lacking even so.
@@ -44,20 +45,24 @@ def prepare(folder: Path, pip: Sequence[str] = (sys.executable, "-m", "pip")) ->
     folder = folder.absolute()
     if not (folder / REQUIREMENTS_FILE).is_file():
         return []
+    if importlib.util.find_spec("pip") is None:
+        raise ConfigError(
+            "this Python has no pip, which installs what a folder requires: python -m ensurepip"
+        )
     packages = folder / PACKAGES
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".prepare-") as work:
             requirements = _own_requirements(folder / REQUIREMENTS_FILE, Path(work))
             constraints = Path(work, "constraints.txt")
             constraints.write_text("".join(f"{name}=={version}\n" for name, version in _installed(folder)))
-            wanted = _resolve(requirements, constraints, Path(work, "report.json"), pip)
+            wanted = _resolve(requirements, constraints, Path(work, "report.json"))
             added = Path(work, "packages")
             added.mkdir()
             if wanted:
                 chosen = Path(work, "chosen.txt")
                 sources = [line for line in requirements.read_text().splitlines() if _SOURCES.match(line)]
                 chosen.write_text("\n".join([*sources, *map(_line, wanted)]) + "\n")
-                _run([*pip, "install", "--no-deps", "--target", str(added), "-r", str(chosen)], requirements)
+                _run(["install", "--no-deps", "--target", str(added), "-r", str(chosen)], requirements)
             former = Path(work, "former")
             if packages.exists():
                 packages.rename(former)
@@ -101,11 +106,11 @@ def _installed(folder: Path) -> Iterator[tuple[str, str]]:
                 yield name, distribution.version
 
 
-def _resolve(requirements: Path, constraints: Path, report: Path, pip: Sequence[str]) -> list[dict[str, Any]]:
+def _resolve(requirements: Path, constraints: Path, report: Path) -> list[dict[str, Any]]:
     """What has to be installed beside what there is, as items of pip's installation report."""
     _run(
         [
-            *(*pip, "install", "--quiet", "--dry-run", "--report", str(report)),
+            *("install", "--quiet", "--dry-run", "--report", str(report)),
             *("-r", str(requirements), "-c", str(constraints)),
         ],
         requirements,
@@ -122,7 +127,9 @@ def _line(item: dict[str, Any]) -> str:
 
 def _run(command: Sequence[str], requirements: Path) -> None:
     result = subprocess.run(
-        [*command, "--disable-pip-version-check", "--no-input"], cwd=requirements.parent, check=False
+        [sys.executable, "-m", "pip", *command, "--disable-pip-version-check", "--no-input"],
+        cwd=requirements.parent,
+        check=False,
     )
     if result.returncode:
         raise ConfigError(
