@@ -73,6 +73,7 @@ class Turn(Generic[T, R]):
         self._waiting: list[_Waiting[T, R]] = []
         self._seen = 0
         self._quiet = 0
+        self._last = 0  # items of the last call
         self.rows = 0
 
     def submit(
@@ -110,9 +111,12 @@ class Turn(Generic[T, R]):
         waiting = len(self._waiting)
         self._quiet = self._quiet + 1 if waiting == self._seen else 0
         self._seen = waiting
-        if self._quiet < _QUIET_TURNS and self.rows < self._max_rows:
+        # Who was alone last time is taken to be alone.
+        enough = 1 if waiting == 1 and self._last == 1 else _QUIET_TURNS
+        if self._quiet < enough and self.rows < self._max_rows:
             loop.call_soon(self._turn, loop)
             return
+        self._last = waiting
         batch = self._take()
         if self._waiting:
             self._begin(loop)
