@@ -292,7 +292,6 @@ async def test_one_bad_request_among_many() -> None:
     [
         (b"\xff\xff", "not a SeldonMessage"),
         (b"", "carries no payload"),
-        (encode_message(DataKind.CUSTOM, b""), "customData is not supported"),
     ],
 )
 async def test_messages_that_cannot_be_served(body: bytes, message: str) -> None:
