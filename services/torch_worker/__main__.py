@@ -81,7 +81,8 @@ def _sizes(text: str) -> tuple[int, ...]:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="torch-worker", description="Serve PyTorch models over the Seldon and KServe V2 protocols, by gRPC and REST."
+        prog="torch-worker",
+        description="Serve PyTorch models over the Seldon and KServe V2 protocols, by gRPC and REST.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser(

@@ -39,7 +39,9 @@ class Execution:
     graph_sizes: tuple[int, ...] = ()
 
 
-def execution_of(worker: WorkerConfig, model: ModelConfig, preferred_sizes: Sequence[int], largest: int) -> Execution:
+def execution_of(
+    worker: WorkerConfig, model: ModelConfig, preferred_sizes: Sequence[int], largest: int
+) -> Execution:
     """The command line's word, else the model folder's.
 
     Args:
@@ -86,7 +88,8 @@ class Instances:
             log.warning("--cuda-graphs is for CUDA devices; on the CPU it does nothing")
         models = copies(model, devices, execution.instances)
         self.callers: list[ModelCaller] = [
-            self._caller(model, devices[index // execution.instances], hooks) for index, model in enumerate(models)
+            self._caller(model, devices[index // execution.instances], hooks)
+            for index, model in enumerate(models)
         ]
 
     def settle(self) -> None:

@@ -37,7 +37,7 @@ def test_instances_answer_alike() -> None:
     assert len(answers) == 3 and all(torch.equal(answer, answers[0]) for answer in answers)
     instances.settle()
     instances.warmed()
-    assert [caller.forward for caller in instances.callers][0] is net
+    assert instances.callers[0].forward is net
 
 
 def test_autocast_reaches_the_model_and_the_hook() -> None:

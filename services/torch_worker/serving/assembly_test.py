@@ -91,7 +91,9 @@ def test_a_missing_compiler_fails_the_load(tmp_path: Path, monkeypatch: pytest.M
         load(make_folder(tmp_path / "m", DOUBLER, "Doubler()"), compile="default")
 
 
-def test_a_second_version_takes_the_first_ones_threads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_version_takes_the_first_ones_threads(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = make_folder(tmp_path / "m", DOUBLER, "Doubler()")
     assembler = Assembler(WorkerConfig(str(folder)), Metrics({"model": "m"}))
     assembler.load(folder)
@@ -104,6 +106,8 @@ def test_a_second_version_takes_the_first_ones_threads(tmp_path: Path, caplog: p
 def test_preferred_sizes_reach_the_queue() -> None:
     worker = WorkerConfig("/m", preferred_batch_sizes=(4, 8))
     assert policy_of(worker, ModelConfig(preferred_batch_sizes=(2,))).preferred_batch_sizes == (4, 8)
-    assert policy_of(WorkerConfig("/m"), ModelConfig(preferred_batch_sizes=(2,))).preferred_batch_sizes == (2,)
+    assert policy_of(WorkerConfig("/m"), ModelConfig(preferred_batch_sizes=(2,))).preferred_batch_sizes == (
+        2,
+    )
     with pytest.raises(ConfigError, match="at most max_batch_size, 4"):
         policy_of(WorkerConfig("/m", max_batch_size=4), ModelConfig(preferred_batch_sizes=(8,)))
