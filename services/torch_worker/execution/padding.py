@@ -6,14 +6,14 @@ up at their end to the next multiple; outputs that have the length as their dime
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from services.torch_worker.execution.structure import mapped
 from services.torch_worker.execution.tensors import NotSplittableError
 
 
@@ -100,7 +100,7 @@ def cut(output: Any, length: int, following: Sequence[bool]) -> Any:
             raise NotSplittableError("the model's output has more tensors than it had")
         return leaf[:, :length] if flag else leaf
 
-    result = _mapped(output, shortened)
+    result = mapped(output, shortened)
     if next(flags, None) is not None:
         raise NotSplittableError("the model's output has fewer tensors than it had")
     return result
@@ -118,21 +118,3 @@ def _leaves(output: Any) -> Iterator[Any]:
     elif dataclasses.is_dataclass(output) and not isinstance(output, type):
         for field in dataclasses.fields(output):
             yield from _leaves(getattr(output, field.name))
-
-
-def _mapped(output: Any, change: Callable[[Any], Any]) -> Any:
-    """The same structure with each tensor changed, in the order of `_leaves`."""
-    if isinstance(output, torch.Tensor | np.ndarray):
-        return change(output)
-    if isinstance(output, dict):
-        twin = copy.copy(output)
-        for key, value in output.items():
-            twin[key] = _mapped(value, change)
-        return twin
-    if isinstance(output, list | tuple):
-        items = [_mapped(value, change) for value in output]
-        return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
-    if dataclasses.is_dataclass(output) and not isinstance(output, type):
-        names = [field.name for field in dataclasses.fields(output) if field.init]
-        return dataclasses.replace(output, **{n: _mapped(getattr(output, n), change) for n in names})
-    return output
