@@ -231,6 +231,7 @@ class Batcher(Generic[T, R]):
             first, self._closed = not self._closed, True
             if self._loop is None:
                 self._loop, self._alive = loop, 0  # never started
+                self._threads.clear()  # they refer to this batcher until they have run, and it to them
             if self._alive == 0:
                 return True
             if self._drained is None:

@@ -6,6 +6,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,19 @@ def metric(running: Running, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{"))
 
 
+def counts(running: Running, name: str, value: float) -> bool:
+    return metric(running, name) == value
+
+
+def answers(running: Running, version: int) -> bool:
+    return answer(running) == version
+
+
 def health(running: Running, service: str) -> int | str:
     check = running.channel.unary_unary("/grpc.health.v1.Health/Check")
     name = service.encode()
     try:
-        return check(bytes((0x0A, len(name))) + name, timeout=10)[1]
+        return int(check(bytes((0x0A, len(name))) + name, timeout=10)[1])
     except grpc.RpcError as error:
         return str(error.code().name)
 
@@ -157,12 +166,12 @@ def test_twenty_swaps_under_load(tmp_path: Path, processor: str | None) -> None:
                 if version in broken:
                     put_broken(folder, version)
                     failed += 1
-                    wait_for(lambda: metric(running, "serving_model_load_failures_total") == failed)
+                    wait_for(partial(counts, running, "serving_model_load_failures_total", failed))
                     continue
                 put_at[version] = time.monotonic()
                 put(folder, version, ballast_mib=BALLAST_MIB, processor=processor)
                 loaded += 1
-                wait_for(lambda v=version: answer(running) == v)
+                wait_for(partial(answers, running, version))
                 seen_at[version] = time.monotonic()
                 if loaded == 4:
                     wait_for(lambda: metric(running, "serving_model_unloads_total") == 3)
