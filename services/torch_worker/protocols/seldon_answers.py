@@ -47,6 +47,14 @@ def encode_answer(
     Raises:
         Internal: the result is of a type, or has values, that no response can carry.
     """
+    asked_names = class_names
+    # Most answers are arrays of numbers to requests like the one before.
+    usual = tensors is not None and request.kind is DataKind.TENSOR and type(result) is np.ndarray
+    if usual and result.dtype.kind in "fiu":
+        assert tensors is not None
+        reply = tensors.reply(result, request.raw_meta, class_names)
+        if reply is not None:
+            return reply
     meta = None
     if type(result) is Answer:
         meta = answered_meta(request.raw_meta, result)
@@ -57,7 +65,10 @@ def encode_answer(
         meta = echoed_meta(request.raw_meta)
     try:
         if kind is DataKind.TENSOR and tensors is not None:
-            return tensors.encode_tensor(payload, names, meta)
+            message = tensors.encode_tensor(payload, names, meta)
+            if usual:
+                tensors.keep_reply(payload, request.raw_meta, asked_names, names, meta)
+            return message
         return encode_message(kind, payload, names=names, meta=meta)
     except (ValueError, TypeError) as error:
         raise Internal(f"the answer cannot be encoded as {kind.name.lower()}: {error}") from error

@@ -93,6 +93,30 @@ class AnswerEncoder:
 
     def __init__(self) -> None:
         self._heads: dict[tuple[tuple[int, ...], bytes, Sequence[str]], bytes] = {}
+        self._replies: dict[tuple[tuple[int, ...], bytes, tuple[str, ...] | None], bytes] = {}
+
+    def reply(
+        self, array: np.ndarray[Any, Any], raw_meta: bytes, class_names: tuple[str, ...] | None
+    ) -> bytes | None:
+        """The answer with array to a request of that meta, if one like it was made by `encode_tensor` before and kept
+        by `keep_reply`; None if not."""
+        head = self._replies.get((array.shape, raw_meta, class_names))
+        return None if head is None else head + array.astype(_DOUBLE, order="C").tobytes()
+
+    def keep_reply(
+        self,
+        array: np.ndarray[Any, Any],
+        raw_meta: bytes,
+        class_names: tuple[str, ...] | None,
+        names: tuple[str, ...],
+        meta: bytes,
+    ) -> None:
+        """Let `reply` answer from now on, with the head that `encode_tensor` remembers for these names and meta."""
+        head = self._heads.get((array.shape, meta, names))
+        if head is not None:
+            if len(self._replies) >= _MAX_PATTERNS:
+                self._replies.clear()
+            self._replies[array.shape, raw_meta, class_names] = head
 
     def encode_tensor(self, array: np.ndarray[Any, Any], names: tuple[str, ...], meta: bytes) -> bytes:
         """A SeldonMessage with array as data.tensor.
