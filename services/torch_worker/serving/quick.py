@@ -23,16 +23,25 @@ class Quick:
     """Remembers model calls. Observed by one thread at a time."""
 
     def __init__(self) -> None:
-        self._calls: deque[tuple[bool, int]] = deque(maxlen=_WINDOW)
+        self._calls: deque[tuple[bool, int]] = deque()
         self._long = 0
         self._rows = 0
         self._banned_until = float("-inf")
 
     def observe(self, seconds: float, rows: int, now: float) -> None:
         """A call of so many rows took so many seconds and ended now."""
-        self._calls.append((seconds > _LIMIT_S, rows))
-        self._long = sum(long for long, _ in self._calls)
-        self._rows = max(rows for _, rows in self._calls)
+        calls = self._calls
+        forgotten_rows = -1
+        if len(calls) == _WINDOW:
+            forgotten_long, forgotten_rows = calls.popleft()
+            self._long -= forgotten_long
+        long = seconds > _LIMIT_S
+        calls.append((long, rows))
+        self._long += long
+        if rows > self._rows:
+            self._rows = rows
+        elif rows < self._rows and forgotten_rows == self._rows:
+            self._rows = max(seen for _, seen in calls)
         if seconds > _FAR_TOO_LONG_S:
             self._banned_until = now + _BAN_S
 
