@@ -1,4 +1,5 @@
-"""Hooks under concurrency, through a whole servable: whose answer is whose, who fails, and on which thread things run."""
+"""Hooks under concurrency, through a whole servable: whose answer is whose, who fails, and on which thread
+things run."""
 
 from __future__ import annotations
 
