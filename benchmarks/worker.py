@@ -24,8 +24,9 @@ from libs.proto.messages import SeldonMessage
 METHOD = "/seldon.protos.Model/Predict"
 FEATURES = 138
 EPILOG = """\
-The model is the quickstart's mmoe: 138 features, two heads. Each server runs alone with the load generator (h2load, one
-thread). Machines are noisy: compare the columns of one run, not numbers of two runs.
+The models: the quickstart's mmoe, 138 features, 6 experts, two heads, all experts in one product; and the same as it is
+mostly written, a module for each expert, whose call takes several times as long. Each server runs alone with the load
+generator (h2load, one thread). Machines are noisy: compare the columns of one run, not numbers of two runs.
 """
 
 
@@ -59,7 +60,7 @@ def echo(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
 def worker(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
     with Processes(options.dist, Path("var/benchmarks")) as processes:
         process = processes.start(
-            "worker", "torch-worker-cpu", "serve", "--model-dir", str(options.models / "mmoe"), "--port", "0"
+            "worker", "torch-worker-cpu", "serve", "--model-dir", str(options.model), "--port", "0"
         )
         yield process.wait_ready(), process.pid
 
@@ -68,7 +69,7 @@ def worker(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
 def seldon(options: argparse.Namespace, threads: str = "one") -> Iterator[tuple[str, int]]:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        for source in (options.models / "mmoe").glob("*m*.p*"):
+        for source in (options.model).glob("*m*.p*"):
             shutil.copy(source, folder)
         shutil.copy(Path(__file__).parent / "peers" / "seldon_mmoe.py", folder)
         pex = (options.dist / "benchmarks" / "seldon-peer.pex").absolute()
@@ -94,7 +95,7 @@ def bare_model_us(options: argparse.Namespace) -> tuple[float, float]:
     """Microseconds of half of the model's calls without a server: again and again, and with pauses between."""
     command = [
         sys.executable, str(options.dist / "torch-worker-cpu.pex"),
-        str(Path(__file__).parent / "peers" / "bare_model.py"), str((options.models / "mmoe").absolute()),
+        str(Path(__file__).parent / "peers" / "bare_model.py"), str(options.model.absolute()),
     ]  # fmt: skip
     ran = subprocess.run(
         command,
@@ -121,8 +122,34 @@ def main() -> int:
     )
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 16, 64], help="calls in flight")
     parser.add_argument("--seconds", type=int, default=5, help="of each measurement [%(default)s]")
+    parser.add_argument("--only", choices=["example", "textbook"], help="one of the models [both]")
     options = parser.parse_args()
     load.require("h2load")
+    if options.only != "textbook":
+        options.model = options.models / "mmoe"
+        compare(options, "the example's mmoe")
+    if options.only != "example":
+        options.model = textbook(options)
+        compare(options, "mmoe with a module for each expert")
+    return 0
+
+
+def textbook(options: argparse.Namespace) -> Path:
+    """The folder of the model as it is mostly written, made anew."""
+    folder = Path("var/benchmarks/textbook")
+    script = Path(__file__).parent / "peers" / "textbook_mmoe.py"
+    command = [
+        sys.executable,
+        str(options.dist / "torch-worker-cpu.pex"),
+        str(script),
+        str(folder.absolute()),
+    ]
+    subprocess.run(command, env={**os.environ, "PEX_INTERPRETER": "1"}, check=True, timeout=120)
+    return folder
+
+
+def compare(options: argparse.Namespace, title: str) -> None:
+    """Measure every server with options.model and print the tables."""
     body = message()
     results: dict[tuple[str, int], load.Result] = {}
     answers: dict[str, list[float]] = {}
@@ -146,7 +173,7 @@ def main() -> int:
             row += [f"{rate:.0f}", f"{results[WORKER, in_flight].rate / rate:.2f}"]
         rows.append(tuple(row))
     head = ("server", *(text for n in options.in_flight for text in (f"req/s at {n}", "worker is x")))
-    load.table(f"Requests per second, mmoe, one row a request ({load.machine()})", head, rows)
+    load.table(f"Requests per second, {title}, one row a request ({load.machine()})", head, rows)
     if 1 in options.in_flight:
         hot, paused = bare_model_us(options)
         limit, took = results[ECHO, 1].p50_us, results[WORKER, 1].p50_us
@@ -161,8 +188,7 @@ def main() -> int:
             (WORKER, f"{took:.0f}", ""),
         ]
         head = ("", "p50 us", "worker / (echo + it)")
-        load.table("What a lone caller waits for", head, parts)
-    return 0
+        load.table(f"What a lone caller waits for, {title}", head, parts)
 
 
 if __name__ == "__main__":
