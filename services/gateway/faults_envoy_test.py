@@ -21,7 +21,7 @@ def nodes(tmp_path: Path) -> Path:
     return tmp_path / "nodes.txt"
 
 
-def test_an_instance_that_freezes_costs_each_caller_two_calls_at_most(nodes: Path) -> None:
+def test_an_instance_that_freezes_costs_each_caller_few_calls(nodes: Path) -> None:
     # Its kernel goes on accepting bytes and connections: nothing but silence tells, and only new calls ask. With few
     # callers, who all may wait at once, nobody asks until their deadlines, on a fresh connection once more.
     callers = 8
