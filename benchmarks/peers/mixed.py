@@ -8,9 +8,10 @@ Model folders hold this file beside model.pth: the pickles refer to its classes.
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Pair(nn.Module):
     def forward(
         self, user: torch.Tensor, item: torch.Tensor, weight: torch.Tensor | None = None
     ) -> torch.Tensor:
-        score = (self.user(user) * self.item(item)).sum(1, keepdim=True)
+        score: torch.Tensor = (self.user(user) * self.item(item)).sum(1, keepdim=True)
         return score if weight is None else score * weight
 
 
@@ -128,12 +129,16 @@ def rows(rng: np.random.Generator) -> int:
     return int(rng.choice([1, 1, 1, 2, 3, 5, 17]))
 
 
+def one_of(rng: np.random.Generator, types: Sequence[type[np.generic]]) -> type[np.generic]:
+    return types[int(rng.integers(len(types)))]
+
+
 def dense(width: int) -> Callable[[np.random.Generator], Inputs]:
-    return lambda rng: {"x": rng.standard_normal((rows(rng), width)).astype(rng.choice(FLOATS))}
+    return lambda rng: {"x": rng.standard_normal((rows(rng), width)).astype(one_of(rng, FLOATS))}
 
 
 def pictures(rng: np.random.Generator) -> Inputs:
-    ink = rng.integers(0, 17, (rows(rng), 1, 8, 8)).astype(rng.choice(FLOATS))
+    ink = rng.integers(0, 17, (rows(rng), 1, 8, 8)).astype(one_of(rng, FLOATS))
     return {"x": -1 - ink if rng.random() < 0.01 else ink}
 
 
@@ -151,7 +156,7 @@ def pairs(rng: np.random.Generator) -> Inputs:
 
 def anything(rng: np.random.Generator) -> Inputs:
     shape = (rows(rng), *TRAILING[rng.integers(len(TRAILING))])
-    return {"x": rng.integers(0, 100, shape).astype(rng.choice(TYPES))}
+    return {"x": rng.integers(0, 100, shape).astype(one_of(rng, TYPES))}
 
 
 def outputs(model: nn.Module, inputs: Inputs) -> list[Any]:
@@ -206,10 +211,10 @@ def main() -> None:
     torch.set_num_threads(1)
     # Pickled as classes of the module `mixed`, which is what lies beside the models.
     sys.path.insert(0, str(Path(__file__).parent))
-    import mixed
+    beside = importlib.import_module("mixed")
 
     for name in SUBJECTS:
-        mixed.make(Path(sys.argv[1]) / name, name, int(sys.argv[2]), int(sys.argv[3]))
+        beside.make(Path(sys.argv[1]) / name, name, int(sys.argv[2]), int(sys.argv[3]))
 
 
 if __name__ == "__main__":
