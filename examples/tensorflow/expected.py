@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from examples.tensorflow.textcnn.tokens import SEQUENCE_LENGTH, UNKNOWN_LABEL, cells
-from services.tf_serving.runtime import tensorflow
+from services.tf_serving.execution.runtime import tensorflow
 
 UTTERANCES = (
     "你好，在吗？",

@@ -9,7 +9,7 @@ import pytest
 from examples.tensorflow import make
 from examples.tensorflow.textcnn import utterances
 from examples.tensorflow.textcnn.tokens import UNKNOWN_LABEL, tokens
-from services.tf_serving.runtime import tensorflow
+from services.tf_serving.execution.runtime import tensorflow
 
 
 @pytest.fixture(scope="module")

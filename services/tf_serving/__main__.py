@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from libs.serving.envoy_child import Limits
 from libs.serving.server import run_server
-from services.tf_serving import flags, saved_model
+from services.tf_serving import flags
+from services.tf_serving.model import saved_model
+from services.tf_serving.model.versions import ModelError, latest
 from services.tf_serving.options import VARIABLE
-from services.tf_serving.versions import ModelError, latest
 
 
 def main(argv: Sequence[str] | None = None) -> int:

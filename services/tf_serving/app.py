@@ -16,13 +16,13 @@ from libs.serving.call import Call, Handler
 from libs.serving.errors import Unavailable
 from libs.serving.health import SERVING
 from libs.serving.metrics import Metrics
-from services.tf_serving import service as rpc
-from services.tf_serving.engine import Engine, Threads
-from services.tf_serving.execution import Execution
+from services.tf_serving.execution.engine import Engine, Threads
+from services.tf_serving.execution.runtime import skip_keras
+from services.tf_serving.execution.scheduler import Scheduler
+from services.tf_serving.model.versions import latest
 from services.tf_serving.options import VARIABLE, Options, pools, usable_cores
-from services.tf_serving.runtime import skip_keras
-from services.tf_serving.servables import Servable, Servables
-from services.tf_serving.versions import latest
+from services.tf_serving.protocols import service as rpc
+from services.tf_serving.serving.servables import Servable, Servables
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def load(options: Options) -> Servable:
 @dataclass(slots=True)
 class _Loaded:
     service: rpc.Service
-    execution: Execution
+    scheduler: Scheduler
 
 
 class Application:
@@ -90,7 +90,7 @@ class Application:
         options = self._options
         servable = await asyncio.to_thread(load, options)
         stats = self._metrics.batcher(options.model_name)
-        execution = Execution(
+        scheduler = Scheduler(
             threads=pools(options, usable_cores()).model_threads,
             max_queue=options.max_queue,
             max_batch_rows=options.max_batch_size,
@@ -98,16 +98,16 @@ class Application:
             observer=stats,
             in_place=options.in_place,
         )
-        stats.queued_rows = lambda: execution.queued
-        service = rpc.Service(Servables([servable]), execution, as_content=options.as_content)
-        self._loaded = _Loaded(service, execution)
+        stats.queued_rows = lambda: scheduler.queued
+        service = rpc.Service(Servables([servable]), scheduler, as_content=options.as_content)
+        self._loaded = _Loaded(service, scheduler)
         for name in (rpc.PREDICTION_SERVICE, rpc.MODEL_SERVICE):
             self.app.health.set_status(name, SERVING)
 
     async def stop(self) -> None:
         """Let running calls end and free the model."""
         loaded, self._loaded = self._loaded, None
-        if loaded is not None and await loaded.execution.close(_CLOSE_S):
+        if loaded is not None and await loaded.scheduler.close(_CLOSE_S):
             for servable in loaded.service.servables:
                 servable.engine.close()
 

@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import pytest
 
-from services.tf_serving.runtime import tensorflow
+from services.tf_serving.execution.runtime import tensorflow
 from services.tf_serving.testing import Server, predict_request
 
 

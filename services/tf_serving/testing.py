@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from services.tf_serving.runtime import tensorflow
+from services.tf_serving.execution.runtime import tensorflow
 
 ECHO_DTYPES = (
     *("float32", "float64", "half", "bfloat16", "complex64", "complex128", "bool", "string"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from libs.proto.dtypes import ELEMENT_TYPES, DataType
-from services.tf_serving.runtime import tensorflow
+from services.tf_serving.execution.runtime import tensorflow
 
 PLAIN = [
     *(DataType.DT_FLOAT, DataType.DT_DOUBLE, DataType.DT_HALF, DataType.DT_BFLOAT16),

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from libs.proto.dtypes import DataType
-from services.tf_serving import saved_model
-from services.tf_serving.runtime import tensorflow
-from services.tf_serving.signature import TensorSpec
+from services.tf_serving.execution.runtime import tensorflow
+from services.tf_serving.model import saved_model
+from services.tf_serving.model.signature import TensorSpec
+from services.tf_serving.model.versions import ModelError
 from services.tf_serving.testing import MAKERS
-from services.tf_serving.versions import ModelError
 
 
 def official(path: Path) -> list[object]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.tf_serving.versions import ModelError, Version, latest, scan
+from services.tf_serving.model.versions import ModelError, Version, latest, scan
 
 
 def make(base: Path, *names: str) -> None:

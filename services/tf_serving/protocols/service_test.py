@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from libs.proto.dtypes import DataType
 from libs.serving.call import Call
 from libs.serving.errors import FailedPrecondition, InvalidArgument, NotFound
-from services.tf_serving.engine import Engine, Threads
-from services.tf_serving.execution import Execution
-from services.tf_serving.runtime import tensorflow
-from services.tf_serving.servables import Servable, Servables
-from services.tf_serving.service import Service
-from services.tf_serving.signature import dtype_name
+from services.tf_serving.execution.engine import Engine, Threads
+from services.tf_serving.execution.runtime import tensorflow
+from services.tf_serving.execution.scheduler import Scheduler
+from services.tf_serving.model.signature import dtype_name
+from services.tf_serving.protocols.service import Service
+from services.tf_serving.serving.servables import Servable, Servables
 from services.tf_serving.testing import ECHO_DTYPES, predict_request
 from services.tf_serving.testing_arrays import PLAIN, QUANTIZED, arrays, official
 
@@ -46,9 +46,9 @@ def servables(models: Path) -> Servables:
 
 @pytest.fixture(params=[False, True], ids=["alone", "batching"])
 async def service(request: pytest.FixtureRequest, servables: Servables) -> AsyncIterator[Service]:
-    execution = Execution(threads=1, max_queue=64, max_batch_rows=16 if request.param else None)
-    yield Service(servables, execution)
-    assert await execution.close(5)
+    scheduler = Scheduler(threads=1, max_queue=64, max_batch_rows=16 if request.param else None)
+    yield Service(servables, scheduler)
+    assert await scheduler.close(5)
 
 
 async def call(service: Service, method: str, request: Any) -> bytes:
@@ -262,8 +262,8 @@ async def test_status_lists_the_versions_newest_first(service: Service) -> None:
 
 
 async def test_numbers_travel_as_content_where_that_is_switched_on(servables: Servables) -> None:
-    execution = Execution(threads=1, max_queue=8)
-    service = Service(servables, execution, as_content=True)
+    scheduler = Scheduler(threads=1, max_queue=8)
+    service = Service(servables, scheduler, as_content=True)
     response = await predict(service, predict_request("half_plus_two", {"x": np.ones((2, 1), "f4")}))
     assert response.outputs["y"].tensor_content == np.full(2, 2.5, "f4").tobytes()
-    await execution.close(5)
+    await scheduler.close(5)

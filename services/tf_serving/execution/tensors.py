@@ -22,7 +22,7 @@ from libs.proto.dtypes import DataType, ElementType, element_type
 from libs.proto.tensor import decode_typed_tensor, encode_shape, encode_tensor
 from libs.proto.wire import LEN, ProtoError, varint
 from libs.serving.errors import InvalidArgument
-from services.tf_serving.signature import Shape
+from services.tf_serving.model.signature import Shape
 
 _SHORT = 64
 """Up to so many floats, building an array element by element beats serializing the message once more."""

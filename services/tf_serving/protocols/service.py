@@ -8,16 +8,16 @@ from typing import Any
 from libs.proto.wire import ProtoError, len_field
 from libs.serving.call import Call, Handler
 from libs.serving.errors import Internal, InvalidArgument
-from services.tf_serving import tensors
-from services.tf_serving.execution import Execution
-from services.tf_serving.servables import Servables
-from services.tf_serving.signature import (
+from services.tf_serving.execution import tensors
+from services.tf_serving.execution.scheduler import Scheduler
+from services.tf_serving.model.signature import (
     Signature,
     check_input_names,
     check_tensor,
     choose_outputs,
     find,
 )
+from services.tf_serving.serving.servables import Servables
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
@@ -33,13 +33,13 @@ class Service:
         as_content: answer numbers in tensor_content instead of typed values.
     """
 
-    def __init__(self, servables: Servables, execution: Execution, *, as_content: bool = False) -> None:
+    def __init__(self, servables: Servables, scheduler: Scheduler, *, as_content: bool = False) -> None:
         # These modules import TensorFlow, so they are imported when a service is made and not before.
         from google.protobuf.message import DecodeError
         from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 
         self.servables = servables
-        self._execution = execution
+        self._scheduler = scheduler
         self._as_content = as_content
         self._decode_error: type[Exception] = DecodeError
         self._predict_request: Any = predict_pb2.PredictRequest
@@ -61,7 +61,7 @@ class Service:
         Raises:
             InvalidArgument: no message, no model name, or inputs or outputs that the signature does not have.
             NotFound: no such model or version. FailedPrecondition: no such signature.
-            ServingError: from the queue or the model; see Execution.run.
+            ServingError: from the queue or the model; see Scheduler.run.
         """
         request = self._parse(self._predict_request, body)
         spec = request.model_spec
@@ -79,7 +79,7 @@ class Service:
             else:
                 array = engine.default_input(signature, name)
             arrays.append(array)
-        results = await self._execution.run(
+        results = await self._scheduler.run(
             engine.runner(signature.name, outputs),
             arrays,
             batch_key=(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from libs.proto.dtypes import ELEMENT_TYPES, DataType
 from libs.serving.errors import InvalidArgument
-from services.tf_serving import tensors
-from services.tf_serving.runtime import tensorflow
+from services.tf_serving.execution import tensors
+from services.tf_serving.execution.runtime import tensorflow
 from services.tf_serving.testing_arrays import PLAIN, QUANTIZED, arrays, bits, official
 
 

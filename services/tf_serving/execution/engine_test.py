@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from libs.serving.errors import InvalidArgument
-from services.tf_serving.engine import Engine, Threads
-from services.tf_serving.runtime import tensorflow
+from services.tf_serving.execution.engine import Engine, Threads
+from services.tf_serving.execution.runtime import tensorflow
+from services.tf_serving.model.versions import ModelError
 from services.tf_serving.testing import ECHO_DTYPES
-from services.tf_serving.versions import ModelError
 
 
 def load(path: Path, *, inter_op: int = 0) -> Engine:

@@ -4,7 +4,7 @@ import pytest
 
 from libs.proto.dtypes import DataType
 from libs.serving.errors import FailedPrecondition, InvalidArgument
-from services.tf_serving.signature import (
+from services.tf_serving.model.signature import (
     Signature,
     TensorSpec,
     check_input_names,

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from libs.serving.batcher import Batcher, BatchObserver, BatchPolicy
 from libs.serving.errors import Cancelled, DeadlineExceeded, FailedPrecondition, ServingError, Unavailable
-from services.tf_serving.engine import Runner
-from services.tf_serving.pace import TINY_S, Pace
+from services.tf_serving.execution.engine import Runner
+from services.tf_serving.execution.pace import TINY_S, Pace
 
 Arrays = list[NDArray[Any]]
 
@@ -39,7 +39,7 @@ class Work:
     key: Hashable
 
 
-class Execution:
+class Scheduler:
     """The model threads of one server.
 
     Args:

@@ -39,10 +39,10 @@ from libs.serving.errors import (
     Unavailable,
     Unimplemented,
 )
-from services.tf_serving import saved_model
-from services.tf_serving.runtime import tensorflow
-from services.tf_serving.signature import Signature, TensorSpec
-from services.tf_serving.versions import ModelError
+from services.tf_serving.execution.runtime import tensorflow
+from services.tf_serving.model import saved_model
+from services.tf_serving.model.signature import Signature, TensorSpec
+from services.tf_serving.model.versions import ModelError
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from libs.serving.errors import (
     ServingError,
     Unavailable,
 )
-from services.tf_serving.execution import Execution
+from services.tf_serving.execution.scheduler import Scheduler
 
 
 class Model:
@@ -41,17 +41,17 @@ class Model:
 
 
 async def run(
-    execution: Execution, model: Model, *values: int, key: object = "k", **kwargs: Any
+    scheduler: Scheduler, model: Model, *values: int, key: object = "k", **kwargs: Any
 ) -> list[int]:
     call: dict[str, Any] = {"batch_key": key, "deadline": None, "cancelled": never_cancelled} | kwargs
-    (answer,) = await execution.run(model, [np.array(values, "i8")], **call)
+    (answer,) = await scheduler.run(model, [np.array(values, "i8")], **call)
     return [int(value) for value in answer]
 
 
-async def held(execution: Execution, model: Model) -> asyncio.Task[list[int]]:
+async def held(scheduler: Scheduler, model: Model) -> asyncio.Task[list[int]]:
     """A call that is inside the model, behind its closed gate."""
     model.gate.clear()
-    task = asyncio.create_task(run(execution, model, 0))
+    task = asyncio.create_task(run(scheduler, model, 0))
     until = time.monotonic() + 10
     while not model.calls:
         assert time.monotonic() < until
@@ -60,88 +60,88 @@ async def held(execution: Execution, model: Model) -> asyncio.Task[list[int]]:
 
 
 async def test_without_batching_every_call_is_a_run_of_its_own() -> None:
-    execution, model = Execution(threads=1, max_queue=10), Model()
-    first = await held(execution, model)
-    rest = [asyncio.create_task(run(execution, model, n, n)) for n in (1, 2)]
+    scheduler, model = Scheduler(threads=1, max_queue=10), Model()
+    first = await held(scheduler, model)
+    rest = [asyncio.create_task(run(scheduler, model, n, n)) for n in (1, 2)]
     await asyncio.sleep(0.01)
     model.gate.set()
     assert await first == [0]
     assert [await task for task in rest] == [[10, 10], [20, 20]]
     assert model.calls == [[0], [1, 1], [2, 2]]
-    assert await execution.close(5)
+    assert await scheduler.close(5)
 
 
 async def test_with_batching_waiting_rows_share_a_run_and_get_their_own_answers() -> None:
-    execution, model = Execution(threads=1, max_queue=100, max_batch_rows=8), Model()
-    first = await held(execution, model)
-    rest = [asyncio.create_task(run(execution, model, *values)) for values in ((1,), (2, 3), (4, 5, 6))]
+    scheduler, model = Scheduler(threads=1, max_queue=100, max_batch_rows=8), Model()
+    first = await held(scheduler, model)
+    rest = [asyncio.create_task(run(scheduler, model, *values)) for values in ((1,), (2, 3), (4, 5, 6))]
     await asyncio.sleep(0.01)
-    assert execution.queued == 6
+    assert scheduler.queued == 6
     model.gate.set()
     assert await first == [0]
     assert [await task for task in rest] == [[10], [20, 30], [40, 50, 60]]
     assert model.calls == [[0], [1, 2, 3, 4, 5, 6]]
-    await execution.close(5)
+    await scheduler.close(5)
 
 
 async def test_only_calls_of_the_same_key_and_row_shape_share_and_odd_ones_run_alone() -> None:
-    execution, model = Execution(threads=1, max_queue=100, max_batch_rows=3), Model()
-    first = await held(execution, model)
+    scheduler, model = Scheduler(threads=1, max_queue=100, max_batch_rows=3), Model()
+    first = await held(scheduler, model)
     rest = [
-        asyncio.create_task(run(execution, model, 1)),
-        asyncio.create_task(run(execution, model, 2, key="other")),
-        asyncio.create_task(run(execution, model, 3, key=None)),
-        asyncio.create_task(run(execution, model)),  # no rows
-        asyncio.create_task(run(execution, model, 4, 5, 6, 7, 8)),  # more than a batch
-        asyncio.create_task(run(execution, model, 9)),
+        asyncio.create_task(run(scheduler, model, 1)),
+        asyncio.create_task(run(scheduler, model, 2, key="other")),
+        asyncio.create_task(run(scheduler, model, 3, key=None)),
+        asyncio.create_task(run(scheduler, model)),  # no rows
+        asyncio.create_task(run(scheduler, model, 4, 5, 6, 7, 8)),  # more than a batch
+        asyncio.create_task(run(scheduler, model, 9)),
     ]
     await asyncio.sleep(0.01)
     model.gate.set()
     await first
     assert [await task for task in rest] == [[10], [20], [30], [], [40, 50, 60, 70, 80], [90]]
     assert sorted(model.calls[1:]) == sorted([[1, 9], [2], [3], [], [4, 5, 6, 7, 8]])
-    await execution.close(5)
+    await scheduler.close(5)
 
 
 async def test_one_bad_call_of_a_batch_fails_alone() -> None:
-    execution, model = Execution(threads=1, max_queue=100, max_batch_rows=8), Model()
-    first = await held(execution, model)
-    rest = [asyncio.create_task(run(execution, model, n)) for n in (1, -2, 3)]
+    scheduler, model = Scheduler(threads=1, max_queue=100, max_batch_rows=8), Model()
+    first = await held(scheduler, model)
+    rest = [asyncio.create_task(run(scheduler, model, n)) for n in (1, -2, 3)]
     await asyncio.sleep(0.01)
     model.gate.set()
     await first
     answers = await asyncio.gather(*rest, return_exceptions=True)
     assert answers[0] == [10] and answers[2] == [30]
     assert isinstance(answers[1], InvalidArgument)
-    await execution.close(5)
+    await scheduler.close(5)
 
 
 async def test_outputs_that_do_not_follow_the_rows_are_not_cut_up() -> None:
-    execution = Execution(threads=1, max_queue=100, max_batch_rows=8)
+    scheduler = Scheduler(threads=1, max_queue=100, max_batch_rows=8)
     model = Model()
 
     def total(arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         return [np.sum(model(arrays)[0], keepdims=True)]
 
-    first = await held(execution, model)
+    first = await held(scheduler, model)
     call: dict[str, Any] = {"batch_key": "t", "deadline": None, "cancelled": never_cancelled}
-    rest = [asyncio.create_task(execution.run(total, [np.array([n])], **call)) for n in (1, 2)]
+    rest = [asyncio.create_task(scheduler.run(total, [np.array([n])], **call)) for n in (1, 2)]
     await asyncio.sleep(0.01)
     model.gate.set()
     await first
     assert [[int(v) for v in (await task)[0]] for task in rest] == [[10], [20]]
     with pytest.raises(FailedPrecondition, match="0th dimension"):
-        from services.tf_serving.execution import Work, _run_together
+        from services.tf_serving.execution.scheduler import Work, _run_together
 
         _run_together([Work(total, [np.array([n])], 1, "t") for n in (1, 2)])
-    await execution.close(5)
+    await scheduler.close(5)
 
 
 async def test_the_expired_and_the_cancelled_never_reach_the_model() -> None:
-    execution, model = Execution(threads=1, max_queue=10), Model()
-    first = await held(execution, model)
-    late = asyncio.create_task(run(execution, model, 1, deadline=time.monotonic() + 0.02))
-    gone = asyncio.create_task(run(execution, model, 2, cancelled=lambda: True))
+    scheduler, model = Scheduler(threads=1, max_queue=10), Model()
+    first = await held(scheduler, model)
+    late = asyncio.create_task(run(scheduler, model, 1, deadline=time.monotonic() + 0.02))
+    gone = asyncio.create_task(run(scheduler, model, 2, cancelled=lambda: True))
     await asyncio.sleep(0.05)
     model.gate.set()
     await first
@@ -150,34 +150,34 @@ async def test_the_expired_and_the_cancelled_never_reach_the_model() -> None:
     with pytest.raises(Cancelled):
         await gone
     assert model.calls == [[0]]
-    await execution.close(5)
+    await scheduler.close(5)
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
-    execution, model = Execution(threads=1, max_queue=1), Model()
-    first = await held(execution, model)
-    waiting = asyncio.create_task(run(execution, model, 1))
+    scheduler, model = Scheduler(threads=1, max_queue=1), Model()
+    first = await held(scheduler, model)
+    waiting = asyncio.create_task(run(scheduler, model, 1))
     await asyncio.sleep(0.01)
     with pytest.raises(ResourceExhausted):
-        await run(execution, model, 2)
+        await run(scheduler, model, 2)
     model.gate.set()
     assert (await first, await waiting) == ([0], [10])
-    await execution.close(5)
+    await scheduler.close(5)
 
 
 async def test_several_threads_run_several_calls_at_a_time() -> None:
-    execution, model = Execution(threads=2, max_queue=10), Model()
+    scheduler, model = Scheduler(threads=2, max_queue=10), Model()
     model.gate.clear()
-    both = [asyncio.create_task(run(execution, model, n)) for n in (1, 2)]
+    both = [asyncio.create_task(run(scheduler, model, n)) for n in (1, 2)]
     until = time.monotonic() + 10
     while len(model.calls) < 2:
         assert time.monotonic() < until
         await asyncio.sleep(0.001)
     model.gate.set()
     assert [await task for task in both] == [[10], [20]]
-    assert await execution.close(5)
+    assert await scheduler.close(5)
     with pytest.raises(ServingError):
-        await run(execution, model, 3)
+        await run(scheduler, model, 3)
 
 
 async def test_calls_of_a_tiny_model_run_in_place_once_they_are_known_to_be() -> None:
@@ -190,36 +190,36 @@ async def test_calls_of_a_tiny_model_run_in_place_once_they_are_known_to_be() ->
         return [arrays[0] * 10]
 
     clock = Clock()
-    execution = Execution(threads=1, max_queue=10, clock=clock)
+    scheduler = Scheduler(threads=1, max_queue=10, clock=clock)
     call: dict[str, Any] = {"batch_key": None, "deadline": None, "cancelled": never_cancelled}
     for number in range(30):
-        (answer,) = await execution.run(tiny, [np.array([number])], **call)
+        (answer,) = await scheduler.run(tiny, [np.array([number])], **call)
         assert answer.tolist() == [number * 10]
     assert set(threads[:24]) == {"tensorflow-0"} and set(threads[24:]) == {"MainThread"}
 
     with pytest.raises(InvalidArgument):
-        await execution.run(tiny, [np.array([-1])], **call)
+        await scheduler.run(tiny, [np.array([-1])], **call)
     ran = len(threads)
     with pytest.raises(DeadlineExceeded):
-        await execution.run(tiny, [np.array([1])], **call | {"deadline": clock.now})
+        await scheduler.run(tiny, [np.array([1])], **call | {"deadline": clock.now})
     with pytest.raises(Cancelled):
-        await execution.run(tiny, [np.array([1])], **call | {"cancelled": lambda: True})
+        await scheduler.run(tiny, [np.array([1])], **call | {"cancelled": lambda: True})
     assert len(threads) == ran
-    await execution.run(tiny, [np.array([1, 2])], **call)
+    await scheduler.run(tiny, [np.array([1, 2])], **call)
     assert threads[ran:] == ["tensorflow-0"]  # larger than those that were seen
 
-    await execution.close(5)
+    await scheduler.close(5)
     with pytest.raises(Unavailable):
-        await execution.run(tiny, [np.array([1])], **call)
+        await scheduler.run(tiny, [np.array([1])], **call)
 
 
 async def test_calls_of_a_slow_model_and_calls_where_it_is_switched_off_stay_on_model_threads() -> None:
     for step, in_place in ((0.01, True), (0.0, False)):
-        execution, model = Execution(threads=1, max_queue=10, clock=Clock(step), in_place=in_place), Model()
+        scheduler, model = Scheduler(threads=1, max_queue=10, clock=Clock(step), in_place=in_place), Model()
         for number in range(40):
-            assert await run(execution, model, number) == [number * 10]
+            assert await run(scheduler, model, number) == [number * 10]
         assert model.threads == {"tensorflow-0"}
-        await execution.close(5)
+        await scheduler.close(5)
 
 
 class Clock:

@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Any
 
 from libs.serving.errors import InvalidArgument, NotFound
-from services.tf_serving.engine import Engine
+from services.tf_serving.execution.engine import Engine
 
 
 class State(IntEnum):

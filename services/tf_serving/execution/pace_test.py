@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from services.tf_serving.pace import Pace
+from services.tf_serving.execution.pace import Pace
 
 
 def seen(*calls: float, size: int = 4) -> Pace:

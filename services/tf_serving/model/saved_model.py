@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from libs.proto.wire import LEN, VARINT, Buffer, ProtoError, fields, len_field, read_string, to_int64
-from services.tf_serving.signature import Shape, Signature, TensorSpec
-from services.tf_serving.versions import ModelError
+from services.tf_serving.model.signature import Shape, Signature, TensorSpec
+from services.tf_serving.model.versions import ModelError
 
 SERVE_TAG = "serve"
 """Tag of the graph that is for serving, as tf.saved_model.save writes it and TensorFlow Serving looks for."""
