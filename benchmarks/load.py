@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,7 +167,7 @@ def _h2load(command: list[str], seconds: int) -> tuple[float, int]:
     return float(rate[1]), int(done[1])
 
 
-def table(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table; the first column is left-aligned."""
     widths = [max(len(line[column]) for line in [head, *rows]) for column in range(len(head))]
     print(f"\n{title}")

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -83,7 +83,10 @@ def seldon(options: argparse.Namespace, threads: str = "one") -> Iterator[tuple[
 
 
 ECHO, WORKER = "pyvoy echo (limit)", "torch-worker"
-SERVERS = {
+Running = contextlib.AbstractContextManager[tuple[str, int]]
+"""A server that runs while the context lasts: its address and process."""
+
+SERVERS: dict[str, Callable[[argparse.Namespace], Running]] = {
     ECHO: echo,
     WORKER: worker,
     "seldon-core 1.17.1 as it comes": partial(seldon, threads="default"),

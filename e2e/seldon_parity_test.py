@@ -19,7 +19,10 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import (  # type: ignore[import-untyped]  # 3.20 has none
+    MessageToDict,
+    ParseDict,
+)
 from seldon_core.proto import prediction_pb2, prediction_pb2_grpc
 from seldon_core.seldon_client import SeldonClient
 
