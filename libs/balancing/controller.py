@@ -26,6 +26,7 @@ SCALE = 10
 # Shares go out in steps of this ratio, and latency within one of them is equal: a data plane that sees equal weights
 # uses its better algorithm (see docs/balancing.md), and a pool that is well sends no updates at all.
 STEP = 2**0.25
+_BY_CALLS_IN_FLIGHT = (PolicyName.LEAST_REQUEST, PolicyName.PEAK_EWMA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +130,11 @@ class _Pool:
                 member.observe(report.successes, report.failures, report.in_flight, now_s)
         if ended:
             self.served = True
-            calls, total = sum(ended.values()), sum(self.weights.values())
+            calls, pulls = sum(ended.values()), self._pulls(in_flight)
+            total = sum(pulls.values())
             for endpoint, member in self.members.items():
                 if endpoint not in ended:
-                    expected = calls * self.weights[endpoint] / total
-                    member.idle(expected, in_flight.get(endpoint, 0), now_s)
+                    member.idle(calls * pulls[endpoint] / total, in_flight.get(endpoint, 0), now_s)
         else:
             # Every call may be stuck at one endpoint. It has to lose its weight before they give up, not after: who
             # asks again at once would find it with none in flight, and choose it before the next report.
@@ -142,6 +143,16 @@ class _Pool:
                     self.members[endpoint].idle(0.0, count, now_s)
         before, self.weights = self.weights, self._weights()
         return self.weights != before
+
+    def _pulls(self, in_flight: Mapping[Endpoint, int]) -> dict[Endpoint, float]:
+        """What the data plane goes by when it picks. Where the others are busy, an idle endpoint with a hundredth of
+        their weight is still the first choice: that it gets nothing then says that it is away.
+        """
+        bias = self._tuning.in_flight_bias if self._policy in _BY_CALLS_IN_FLIGHT else 0.0
+        return {
+            endpoint: weight / (in_flight.get(endpoint, 0) + 1) ** bias
+            for endpoint, weight in self.weights.items()
+        }
 
     def _weights(self) -> dict[Endpoint, int]:
         if self._policy is PolicyName.ROUND_ROBIN:

@@ -151,6 +151,25 @@ def test_who_was_away_comes_back_gradually() -> None:
     assert 3 <= rig.recovery_s(A, ok(A), ok(B), ok(C)) <= 5
 
 
+def test_silence_earns_nothing_where_the_others_are_so_busy_that_calls_would_have_come() -> None:
+    # Ejected while it is frozen: back with a fiftieth of the weight it would be the first choice of all callers, again.
+    for policy in (PolicyName.LEAST_REQUEST, PolicyName.PEAK_EWMA):
+        rig = Rig(policy, A, B)
+        rig.window(bad(A), ok(B))
+        low = rig.controller.weights("task-1")[A]
+        busy = EndpointReport(B, 300, 0, in_flight=31)
+        for _ in range(20):
+            rig.window(busy)
+        assert rig.controller.weights("task-1")[A] == low
+        assert 8 < rig.recovery_s(A, ok(A), busy) < 13
+
+
+def test_turns_do_not_heed_calls_in_flight() -> None:
+    rig = Rig(PolicyName.WEIGHTED, A, B)
+    rig.window(bad(A), ok(B))
+    assert 8 < rig.recovery_s(A, EndpointReport(B, 3, 0, in_flight=31)) < 13
+
+
 def test_who_gets_no_call_in_a_quiet_pool_is_not_taken_for_away() -> None:
     rig = Rig()
     for _ in range(8):

@@ -23,6 +23,9 @@ class Tuning:
     # An endpoint that misses so many of the calls that it could have expected is out of the data plane's hands
     # (ejected, failing its health check), since chance alone does that once in e^20 times: it will come back cold.
     away_calls: float = 20.0
+    # The data plane divides a weight by this power of the calls in flight + 1 (Envoy's active_request_bias), where the
+    # policy goes by calls in flight.
+    in_flight_bias: float = 2.0
     # Above this share a failure is the first of its kind again, not a failed trial.
     recovered: float = 0.5
 

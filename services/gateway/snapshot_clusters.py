@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from libs.balancing.policy import PolicyName
+from libs.balancing.tuning import DEFAULT
 from services.gateway.methods import HEALTH
 from services.gateway.table import HealthCheck, Pool
 from services.gateway.tls import pool_socket
@@ -96,7 +97,10 @@ _LEAST_REQUEST: Json = {
     "lb_policy": "LEAST_REQUEST",
     "least_request_lb_config": {
         "choice_count": 4,
-        "active_request_bias": {"default_value": 2.0, "runtime_key": "upstream.active_request_bias"},
+        "active_request_bias": {
+            "default_value": DEFAULT.in_flight_bias,
+            "runtime_key": "upstream.active_request_bias",
+        },
     },
 }
 _BALANCING: dict[PolicyName, Json] = {

@@ -73,7 +73,6 @@ class DataPlane:
 
     policy: PolicyName
     choice_count: int = 4
-    bias: float = 2.0
     outliers: OutlierSettings | None = field(default_factory=OutlierSettings)
     controlled: bool = True
     report_s: float = 0.5
@@ -105,7 +104,7 @@ class _DataPlane:
                 rng,
                 least_request=least_request,
                 choice_count=settings.choice_count,
-                bias=settings.bias,
+                bias=settings.tuning.in_flight_bias,
                 outliers=settings.outliers,
             )
             for _ in range(gateways)
@@ -203,11 +202,11 @@ EJECTIONS = tuple(
 # count as equal, and latency by Little's law.
 _LATENCY = {
     "bias 2, power 2": DataPlane(PolicyName.PEAK_EWMA),
-    "bias 1, power 1": DataPlane(PolicyName.PEAK_EWMA, bias=1.0, tuning=Tuning(latency_gain=1.0)),
-    "bias 1, power 2": DataPlane(PolicyName.PEAK_EWMA, bias=1.0),
+    "bias 1, power 1": DataPlane(PolicyName.PEAK_EWMA, tuning=Tuning(in_flight_bias=1.0, latency_gain=1.0)),
+    "bias 1, power 2": DataPlane(PolicyName.PEAK_EWMA, tuning=Tuning(in_flight_bias=1.0)),
     "bias 2, power 1": DataPlane(PolicyName.PEAK_EWMA, tuning=Tuning(latency_gain=1.0)),
     "bias 3, power 3": DataPlane(
-        PolicyName.PEAK_EWMA, bias=3.0, tuning=Tuning(latency_gain=3.0, latency_floor=1 / 1000)
+        PolicyName.PEAK_EWMA, tuning=Tuning(in_flight_bias=3.0, latency_gain=3.0, latency_floor=1 / 1000)
     ),
     "tau 1.5 s": DataPlane(PolicyName.PEAK_EWMA, tuning=Tuning(latency_tau_s=1.5)),
     "tau 6 s": DataPlane(PolicyName.PEAK_EWMA, tuning=Tuning(latency_tau_s=6.0)),
