@@ -21,8 +21,9 @@ from libs.balancing.member import Member
 from libs.balancing.policy import PolicyName
 from libs.balancing.tuning import DEFAULT, Tuning
 
-# Weights go out multiplied by this, so that the least share of the default weight of 100 is a whole number.
-SCALE = 10
+# Weights go out multiplied by this: whole numbers have to tell a share of 1/1000 whose latency is bad as well from one
+# whose latency is not. The sum of a pool's must fit into 32 bits.
+SCALE = 100
 # Shares go out in steps of this ratio, and latency within one of them is equal: a data plane that sees equal weights
 # uses its better algorithm (see docs/balancing.md), and a pool that is well sends no updates at all.
 STEP = 2**0.25

@@ -170,6 +170,16 @@ def test_turns_do_not_heed_calls_in_flight() -> None:
     assert 8 < rig.recovery_s(A, EndpointReport(B, 3, 0, in_flight=31)) < 13
 
 
+def test_who_fails_and_is_slow_is_nobodys_first_choice_even_in_a_busy_pool() -> None:
+    rig = Rig(PolicyName.PEAK_EWMA, A, B)
+    rig.window(ok(A, latency_ms=10), ok(B, latency_ms=10))
+    rig.window(EndpointReport(A, 0, 20, in_flight=16), ok(B, latency_ms=10))
+    for _ in range(3):
+        rig.window(EndpointReport(A, 0, 0, in_flight=16), ok(B, latency_ms=10))
+    # With none in flight against 32, and a bias of 2.
+    assert rig.controller.weights("task-1")[A] < 0.2 * rig.controller.weights("task-1")[B] / (32 + 1) ** 2
+
+
 def test_who_gets_no_call_in_a_quiet_pool_is_not_taken_for_away() -> None:
     rig = Rig()
     for _ in range(8):
