@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.tf_serving import flags
+from services.tf_serving import flags, serve_flags
 from services.tf_serving.__main__ import main
 from services.tf_serving.options import Options, Pools, pools, usable_cores
 
@@ -20,14 +20,19 @@ def serve(base: Path, *more: str) -> int:
     ("arguments", "complaint"),
     [
         ([], "required: COMMAND"),
-        (["serve"], "required: --model-name, --model-base-path"),
+        (["serve"], "one of these is required: --model-base-path, --model-config-file"),
         (["serve", "--model-name", " ", "--model-base-path", "x"], "argument --model-name: expected a name"),
+        (["--model_base_path=x", "--batching_parameters_file=b"], "without --enable-batching"),
+        (["--model_base_path=x", "--port=80", "--rest_api_port=80"], "are both 80"),
+        (["--file_system_poll_wait_seconds=-1"], "expected seconds from 0 to 86400, got '-1'"),
+        (["--load_library=a.so,,b.so"], "argument --load-library: expected a name"),
+        (["save"], "invalid choice: 'save'"),
         (["serve", "--port", "70000"], "expected a whole number from 0 to 65535, got '70000'"),
         (["serve", "--port", "http"], "expected a whole number from 0 to 65535, got 'http'"),
         (["serve", "--max-batch-size=0"], "expected a whole number from 1 to 1000000, got '0'"),
         (["serve", "--batch_timeout_ms", "-1"], "expected milliseconds from 0 to 10000, got '-1'"),
         (["serve", "--drain-grace-s", "soon"], "expected seconds from 0 to 3600, got 'soon'"),
-        (["serve", "--ports", "1"], "required"),
+        (["serve", "--ports", "1"], "unrecognized arguments: --ports 1"),
         (["serve", "--enable_batching=yes"], "argument --enable-batching: expected true or false, got 'yes'"),
     ],
 )
@@ -71,20 +76,49 @@ def test_what_the_files_tell_is_told_at_once(
 
 def test_flags_may_be_written_as_tensorflow_serving_writes_them() -> None:
     base = ["serve", "--model_name=textcnn-69", "--model_base_path", "/models/text_cnn"]
-    options = flags.options(
+    options = serve_flags.options(
         flags.parse([*base, "--enable_batching=true", "--tensorflow_intra_op_parallelism=3"])
     )
     assert (options.model_name, options.model_base_path) == ("textcnn-69", "/models/text_cnn")
     assert (options.max_batch_size, options.intra_op_threads, options.warm_up) == (64, 3, True)
-    assert flags.options(flags.parse([*base, "--enable-batching"])).max_batch_size == 64
-    options = flags.options(flags.parse([*base, "--enable_batching=false", "--enable_model_warmup=false"]))
+    assert serve_flags.options(flags.parse([*base, "--enable-batching"])).max_batch_size == 64
+    options = serve_flags.options(
+        flags.parse([*base, "--enable_batching=false", "--enable_model_warmup=false"])
+    )
     assert (options.max_batch_size, options.warm_up) == (None, False)
 
 
+def test_serve_may_be_left_out_as_those_who_know_tensorflow_model_server_do() -> None:
+    given = [
+        "--port=8500",
+        "--model_config_file=/m/models.config",
+        "--load_library=/a.so,/b.so",
+        "--load_library=/c.so",
+    ]
+    options = serve_flags.options(flags.parse(given))
+    assert options == serve_flags.options(flags.parse(["serve", *given]))
+    assert (options.model_name, options.model_base_path) == ("default", "")
+    assert options.model_config_file == "/m/models.config"
+    assert options.load_library == ("/a.so", "/b.so", "/c.so")
+
+
+def test_files_are_found_from_where_they_were_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = serve_flags.options(flags.parse(["--model_base_path=models/m"]))
+    assert options.model_base_path == str(tmp_path / "models" / "m")
+    assert options.model_config_file == ""
+
+
 def test_options_survive_the_way_to_the_serving_process() -> None:
-    options = Options("m", "/models/m", 1, 2, 3, False, 4, 5.5, 6, 7, True, False, "DEBUG")
+    given = [
+        "--model_base_path=/m",
+        "--load_library=/a.so",
+        "--enable_batching",
+        "--file_system_poll_wait_seconds=0.5",
+    ]
+    options = serve_flags.options(flags.parse([*given, "--load_retry_interval_micros=1500000"]))
+    assert (options.file_system_poll_wait_s, options.load_retry_interval_s) == (0.5, 1.5)
     assert Options.from_json(options.to_json()) == options
-    assert Options.from_json(Options("m", "p").to_json()) == Options("m", "p")
 
 
 @pytest.mark.parametrize(

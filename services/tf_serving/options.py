@@ -12,6 +12,8 @@ VARIABLE = "TF_SERVING_OPTIONS"
 
 DEFAULT_PORT = 8500
 """TensorFlow Serving's own."""
+DEFAULT_MODEL_NAME = "default"
+"""TensorFlow Serving's own."""
 DEFAULT_MAX_BATCH_SIZE = 64
 DEFAULT_MAX_QUEUE = 1024
 DEFAULT_MAX_MESSAGE_BYTES = 10 << 20
@@ -25,8 +27,22 @@ class Options:
     """Options of one embedded server.
 
     Attributes:
-        model_name: what requests call the model, exactly.
-        model_base_path: folder of version folders.
+        model_name: what requests call the one model, exactly; without model_config_file.
+        model_base_path: its folder of version folders.
+        model_config_file: a ModelServerConfig in the text format, with the models to serve; "" for the one model.
+        model_config_file_poll_wait_s: how often that file is looked at again; 0: never.
+        file_system_poll_wait_s: how often the models' folders are looked at for versions; 0: only at the start.
+        allow_version_labels_for_unavailable_models: a label that is new may be given to a version that is not
+            available.
+        max_num_load_retries: how often a load that failed is tried again while the files are the same.
+        load_retry_interval_s: and after how long.
+        num_load_threads: versions that are loaded at a time, of different models; 0 is 1.
+        enable_reload_config: whether callers may change the models by HandleReloadConfigRequest.
+        rest_api_port: port of the REST API; 0: none.
+        rest_api_timeout_ms: bound of a REST request's time.
+        batching_parameters_file: BatchingParameters in the text format; "" for none.
+        monitoring_config_file: a MonitoringConfig in the text format; "" for none.
+        load_library: libraries of custom operators, loaded before any model.
         intra_op_threads: see engine.Threads; 0 divides the usable cores among the model threads.
         inter_op_threads: see engine.Threads.
         model_threads: calls inside the runtime at a time; 0 chooses by the usable cores.
@@ -42,6 +58,19 @@ class Options:
 
     model_name: str
     model_base_path: str
+    model_config_file: str = ""
+    model_config_file_poll_wait_s: float = 0.0
+    file_system_poll_wait_s: float = 1.0
+    allow_version_labels_for_unavailable_models: bool = False
+    max_num_load_retries: int = 5
+    load_retry_interval_s: float = 60.0
+    num_load_threads: int = 0
+    enable_reload_config: bool = True
+    rest_api_port: int = 0
+    rest_api_timeout_ms: int = 30_000
+    batching_parameters_file: str = ""
+    monitoring_config_file: str = ""
+    load_library: tuple[str, ...] = ()
     intra_op_threads: int = 0
     inter_op_threads: int = 0
     model_threads: int = 0
@@ -66,7 +95,8 @@ class Options:
     @staticmethod
     def from_json(text: str) -> Options:
         """Inverse of to_json."""
-        return Options(**json.loads(text))
+        fields = json.loads(text)
+        return Options(**{**fields, "load_library": tuple(fields["load_library"])})
 
 
 @dataclass(frozen=True, slots=True)
