@@ -73,6 +73,9 @@ class Application:
         self._metrics = Metrics({"model": options.model_name})
         self.handlers: dict[str, Handler] = {
             f"/{rpc.PREDICTION_SERVICE}/Predict": self._when_loaded(lambda s: s.predict),
+            f"/{rpc.PREDICTION_SERVICE}/Classify": self._when_loaded(lambda s: s.classify),
+            f"/{rpc.PREDICTION_SERVICE}/Regress": self._when_loaded(lambda s: s.regress),
+            f"/{rpc.PREDICTION_SERVICE}/MultiInference": self._when_loaded(lambda s: s.multi_inference),
             f"/{rpc.PREDICTION_SERVICE}/GetModelMetadata": self._when_loaded(lambda s: s.get_model_metadata),
             f"/{rpc.MODEL_SERVICE}/GetModelStatus": self._when_loaded(lambda s: s.get_model_status),
         }

@@ -50,6 +50,9 @@ Arrays = Sequence[NDArray[Any]]
 Runner = Callable[[Arrays], list[NDArray[Any]]]
 """From a signature's inputs, in the signature's order, to the chosen outputs, in the order chosen."""
 
+Parts = tuple[tuple[str, tuple[str, ...]], ...]
+"""Signatures by name, each with the outputs chosen of it."""
+
 _MAX_RUNNERS = 128
 """Compiled callables kept. Each costs some kilobytes; a signature of n outputs has 2^n filters to ask for."""
 
@@ -104,6 +107,7 @@ class Engine:
         self.signatures = graph.signatures
         self.signature_def_map = graph.signature_def_map
         self.runner = functools.lru_cache(_MAX_RUNNERS)(self._runner)
+        self.joint_runner = functools.lru_cache(_MAX_RUNNERS)(self._joint_runner)
 
     @staticmethod
     def load(path: Path, threads: Threads) -> Engine:
@@ -154,9 +158,28 @@ class Engine:
     def close(self) -> None:
         """Free the session. No runner may be called any more."""
         self.runner.cache_clear()
+        self.joint_runner.cache_clear()
         self._session.close()
 
     def _runner(self, signature_name: str, outputs: tuple[str, ...]) -> Runner:
+        """The callable of one signature for a choice of outputs; only what these need is computed."""
+        signature = self.signatures[signature_name]
+        return self._lazily(list(signature.inputs.values()), [signature.outputs[name] for name in outputs])
+
+    def _joint_runner(self, parts: Parts) -> Runner:
+        """The callable of several signatures that each have one input and are all given the same value, in
+        one run: from that value to the outputs of each part, one part's after the other's."""
+        inputs, outputs = dict[str, TensorSpec](), list[TensorSpec]()
+        for name, chosen in parts:
+            (spec,) = self.signatures[name].inputs.values()
+            inputs[spec.tensor] = spec
+            outputs += [self.signatures[name].outputs[output] for output in chosen]
+        run = self._lazily(list(inputs.values()), outputs)
+        if len(inputs) == 1:
+            return run
+        return lambda arrays: run([arrays[0]] * len(inputs))
+
+    def _lazily(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Runner:
         """Compiles on its first call, hence on a model thread: optimising a large graph takes seconds."""
         lock = threading.Lock()
         compiled: Runner | None = None
@@ -165,20 +188,18 @@ class Engine:
             nonlocal compiled
             if compiled is None:
                 with lock:
-                    compiled = compiled or self._compile(signature_name, outputs)
+                    compiled = compiled or self._compile(inputs, outputs)
             return compiled(arrays)
 
         return run
 
-    def _compile(self, signature_name: str, outputs: tuple[str, ...]) -> Runner:
-        """The callable of one signature for a choice of outputs; only what these need is computed."""
-        signature = self.signatures[signature_name]
+    def _compile(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Runner:
         tf = tensorflow()
         options = tf.compat.v1.RunOptions()
         if self._in_caller:
             options.inter_op_thread_pool = -1  # RunOptions: "run in the caller's thread"
-        fetches = [signature.outputs[name].tensor for name in outputs]
-        feeds = [spec.tensor for spec in signature.inputs.values()]
+        fetches = [spec.tensor for spec in outputs]
+        feeds = [spec.tensor for spec in inputs]
         # Two outputs may be one tensor; and an output may be an input, which the runtime refuses to fetch.
         computed = [tensor for tensor in dict.fromkeys(fetches) if tensor not in feeds]
         callable_options = _callable_options(feeds, computed, options)
@@ -190,9 +211,9 @@ class Engine:
         values = [*feeds, *computed] if any(tensor in feeds for tensor in fetches) else computed
         places = [values.index(tensor) for tensor in fetches]
         with_inputs = values is not computed
-        into = [_feed(tf, spec) for spec in signature.inputs.values()]
+        into = [_feed(tf, spec) for spec in inputs]
         plain_in = not any(into)
-        out_of = [element_type(signature.outputs[name].data_type).wire for name in outputs]
+        out_of = [element_type(spec.data_type).wire for spec in outputs]
 
         def run(arrays: Arrays) -> list[NDArray[Any]]:
             if not plain_in:

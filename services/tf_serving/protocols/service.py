@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from libs.proto.wire import ProtoError, len_field
+from numpy.typing import NDArray
+
+from libs.proto.wire import LEN, Buffer, Field, ProtoError, fields, len_field, merge
 from libs.serving.call import Call, Handler
 from libs.serving.errors import Internal, InvalidArgument
 from services.tf_serving.execution import tensors
+from services.tf_serving.execution.example_input import examples
+from services.tf_serving.execution.inference import Inference, Predicted, Task
 from services.tf_serving.execution.scheduler import Scheduler
-from services.tf_serving.model.signature import (
-    Signature,
-    check_input_names,
-    check_tensor,
-    choose_outputs,
-    find,
-)
-from services.tf_serving.serving.servables import Servables
+from services.tf_serving.model.methods import Classified
+from services.tf_serving.model.signature import DEFAULT_SIGNATURE
+from services.tf_serving.protocols.results import classification_result, regression_result
+from services.tf_serving.serving.servables import Servable, Servables
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
 MODEL_SERVICE = "tensorflow.serving.ModelService"
 
 SIGNATURE_DEF = "signature_def"
+_FIRST = 1 << 3 | LEN
+"""model_spec of ClassificationRequest and RegressionRequest, tasks of MultiInferenceRequest."""
+_INPUT = 2 << 3 | LEN
 _SIGNATURE_DEF_MAP_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
 
 
@@ -31,18 +34,34 @@ class Service:
 
     Args:
         as_content: answer numbers in tensor_content instead of typed values.
+        check_method_name: refuse signatures that were made for another method; see `methods`.
     """
 
-    def __init__(self, servables: Servables, scheduler: Scheduler, *, as_content: bool = False) -> None:
+    def __init__(
+        self,
+        servables: Servables,
+        scheduler: Scheduler,
+        *,
+        as_content: bool = False,
+        check_method_name: bool = False,
+    ) -> None:
         # These modules import TensorFlow, so they are imported when a service is made and not before.
         from google.protobuf.message import DecodeError
-        from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+        from tensorflow_serving.apis import (
+            get_model_metadata_pb2,
+            get_model_status_pb2,
+            inference_pb2,
+            model_pb2,
+            predict_pb2,
+        )
 
         self.servables = servables
-        self._scheduler = scheduler
+        self.inference = Inference(scheduler, check_method_name=check_method_name)
         self._as_content = as_content
         self._decode_error: type[Exception] = DecodeError
         self._predict_request: Any = predict_pb2.PredictRequest
+        self._inference_task: Any = inference_pb2.InferenceTask
+        self._model_spec: Any = model_pb2.ModelSpec
         self._metadata: Any = get_model_metadata_pb2
         self._status: Any = get_model_status_pb2
         self._spec_bytes: dict[tuple[str, int, str], bytes] = {}
@@ -51,6 +70,9 @@ class Service:
         """By method path."""
         return {
             f"/{PREDICTION_SERVICE}/Predict": self.predict,
+            f"/{PREDICTION_SERVICE}/Classify": self.classify,
+            f"/{PREDICTION_SERVICE}/Regress": self.regress,
+            f"/{PREDICTION_SERVICE}/MultiInference": self.multi_inference,
             f"/{PREDICTION_SERVICE}/GetModelMetadata": self.get_model_metadata,
             f"/{MODEL_SERVICE}/GetModelStatus": self.get_model_status,
         }
@@ -66,29 +88,66 @@ class Service:
         request = self._parse(self._predict_request, body)
         spec = request.model_spec
         servable = self.servables.find(spec)
-        engine = servable.engine
-        signature = find(engine.signatures, spec.signature_name)
         given = request.inputs
-        check_input_names(signature, given)
-        outputs = choose_outputs(signature, request.output_filter)
-        arrays = []
-        for name in signature.inputs:
-            if name in given:
-                data_type, shape, array = tensors.array_of(name, given[name])
-                check_tensor(signature, name, data_type, shape)
-            else:
-                array = engine.default_input(signature, name)
-            arrays.append(array)
-        results = await self._scheduler.run(
-            engine.runner(signature.name, outputs),
-            arrays,
-            batch_key=(
-                (servable.name, servable.version, signature.name, outputs) if signature.batchable else None
-            ),
-            deadline=call.deadline,
-            cancelled=call.cancelled,
+        answer = await self.inference.predict(
+            servable,
+            spec.signature_name,
+            {name: tensors.array_of(name, given[name]) for name in given},
+            request.output_filter,
+            call,
         )
-        return self._response(signature, outputs, results, servable.name, servable.version)
+        return self._predict_response(answer, servable)
+
+    async def classify(self, call: Call, body: bytes) -> bytes:
+        """ClassificationRequest to ClassificationResponse.
+
+        Raises:
+            InvalidArgument: no message, no model name, no example, no such signature, or one that cannot
+                classify. NotFound: no such model or version.
+            ServingError: from the queue or the model; see Scheduler.run.
+        """
+        spec, servable, given = self._examples_request("ClassificationRequest", body)
+        answer = await self.inference.classify(servable, spec.signature_name, given, call)
+        return len_field(1, classification_result(answer)) + len_field(2, self._spec(spec, servable))
+
+    async def regress(self, call: Call, body: bytes) -> bytes:
+        """RegressionRequest to RegressionResponse.
+
+        Raises:
+            as classify.
+        """
+        spec, servable, given = self._examples_request("RegressionRequest", body)
+        answer = await self.inference.regress(servable, spec.signature_name, given, call)
+        return len_field(1, regression_result(answer)) + len_field(2, self._spec(spec, servable))
+
+    async def multi_inference(self, call: Call, body: bytes) -> bytes:
+        """MultiInferenceRequest to MultiInferenceResponse: classifications and regressions of the same
+        examples by one model, in one run. As in TensorFlow Serving, the first task says which version.
+
+        Raises:
+            InvalidArgument: no message, no example, or tasks that cannot be done together.
+            NotFound: no such model or version. Unimplemented: a method that is neither.
+            ServingError: from the queue or the model; see Scheduler.run.
+        """
+        name = "MultiInferenceRequest"
+        spans = self._spans(name, body)
+        tasks = [self._message(self._inference_task, name, body[a:b]) for tag, a, b in spans if tag == _FIRST]
+        spec = tasks[0].model_spec if tasks else self._model_spec()
+        servable = self.servables.find(spec)
+        answers = await self.inference.multi(
+            servable,
+            [Task(task.model_spec.name, task.model_spec.signature_name, task.method_name) for task in tasks],
+            self._examples(name, body, spans),
+            call,
+        )
+        results = []
+        for task, answer in zip(tasks, answers, strict=True):
+            if isinstance(answer, Classified):
+                result = len_field(2, classification_result(answer))
+            else:
+                result = len_field(3, regression_result(answer))
+            results.append(len_field(1, len_field(1, self._spec(task.model_spec, servable)) + result))
+        return b"".join(results)
 
     async def get_model_metadata(self, call: Call, body: bytes) -> bytes:
         """GetModelMetadataRequest to GetModelMetadataResponse; the one field there is, is signature_def.
@@ -135,30 +194,56 @@ class Service:
             raise InvalidArgument("Missing ModelSpec")
         return request
 
-    def _response(
-        self, signature: Signature, outputs: tuple[str, ...], results: list[Any], name: str, version: int
-    ) -> bytes:
+    def _examples_request(self, name: str, body: bytes) -> tuple[Any, Servable, NDArray[Any]]:
+        """The ModelSpec, the servable and the examples of a request whose model_spec is 1 and input 2."""
+        spans = self._spans(name, body)
+        specs = [(a, b) for tag, a, b in spans if tag == _FIRST]
+        if not specs:
+            raise InvalidArgument("Missing ModelSpec")
+        buf, start, end = merge(body, specs)
+        spec = self._message(self._model_spec, name, buf[start:end])
+        return spec, self.servables.find(spec), self._examples(name, body, spans)
+
+    def _spans(self, name: str, body: bytes) -> list[Field]:
+        try:
+            return fields(body, 0, len(body))
+        except ProtoError as error:
+            raise InvalidArgument(f"the request is not a tensorflow.serving.{name}: {error}") from error
+
+    def _examples(self, name: str, body: bytes, spans: list[Field]) -> NDArray[Any]:
+        try:
+            return examples(body, [(a, b) for tag, a, b in spans if tag == _INPUT])
+        except ProtoError as error:
+            raise InvalidArgument(f"the request is not a tensorflow.serving.{name}: {error}") from error
+
+    def _message(self, message: Any, name: str, data: Buffer) -> Any:
+        try:
+            return message.FromString(bytes(data))
+        except self._decode_error as error:
+            raise InvalidArgument(f"the request is not a tensorflow.serving.{name}: {error}") from error
+
+    def _predict_response(self, answer: Predicted, servable: Servable) -> bytes:
         """A serialized PredictResponse: outputs 1 (a map), model_spec 2."""
         parts = []
+        declared = answer.signature.outputs
         try:
-            for output, result in zip(outputs, results, strict=True):
-                tensor = tensors.tensor_bytes(
-                    result, signature.outputs[output].data_type, as_content=self._as_content
-                )
+            for output, result in zip(answer.outputs, answer.results, strict=True):
+                tensor = tensors.tensor_bytes(result, declared[output].data_type, as_content=self._as_content)
                 parts.append(len_field(1, len_field(1, output.encode()) + len_field(2, tensor)))
         except ProtoError as error:
             raise Internal(f'output "{output}" cannot be encoded: {error}') from error
-        parts.append(self._spec(name, version, signature.name))
+        parts.append(len_field(2, self._spec_of(servable.name, servable.version, answer.signature.name)))
         return b"".join(parts)
 
-    def _spec(self, name: str, version: int, signature_name: str) -> bytes:
-        """The response's model_spec field, the same for all requests that found the same signature."""
+    def _spec(self, asked: Any, servable: Servable) -> bytes:
+        return self._spec_of(servable.name, servable.version, asked.signature_name or DEFAULT_SIGNATURE)
+
+    def _spec_of(self, name: str, version: int, signature_name: str) -> bytes:
+        """A serialized ModelSpec, the same for all requests that found the same signature."""
         key = (name, version, signature_name)
         known = self._spec_bytes.get(key)
         if known is None:
-            from tensorflow_serving.apis import model_pb2
-
-            spec = model_pb2.ModelSpec(name=name, signature_name=signature_name)
+            spec = self._model_spec(name=name, signature_name=signature_name)
             spec.version.value = version
-            known = self._spec_bytes[key] = len_field(2, spec.SerializeToString())
+            known = self._spec_bytes[key] = bytes(spec.SerializeToString())
         return known
