@@ -14,6 +14,7 @@ because its files changed as well:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -155,17 +156,29 @@ class Versions:
         settle_s: how long files must have held still before they are loaded.
         retry_s: when a load that failed is tried again although its files did not change; doubles with each failure.
         max_retry_s: and so far at most.
+        max_retries: how often that is done; None: for ever.
     """
 
     def __init__(
-        self, policy: Policy, *, settle_s: float, retry_s: float = 60.0, max_retry_s: float = 1800.0
+        self,
+        policy: Policy,
+        *,
+        settle_s: float,
+        retry_s: float = 60.0,
+        max_retry_s: float = 1800.0,
+        max_retries: int | None = None,
     ) -> None:
         self._policy = policy
         self._settle_s = settle_s
         self._retry_s = retry_s
         self._max_retry_s = max_retry_s
+        self._max_retries = max_retries
         self._found: dict[int, Found] = {}
         self._records: dict[int, _Record] = {}
+
+    def set_policy(self, policy: Policy) -> None:
+        """Serve by another policy from now on; `next` says what that takes."""
+        self._policy = policy
 
     def observe(self, found: Mapping[int, Found], now: float, *, settled: bool = False) -> None:
         """The folder holds these versions now; settled: they are whole, whenever they were written."""
@@ -220,10 +233,20 @@ class Versions:
         before, record.loading = record.loading, None
         assert before is not None
         whole = after is not None and after.content == before.content and after.path == before.path
-        record.failed = after.files if after is not None and whole else before.files
+        if record.failed != before.files:  # other files than those that failed before
+            record.failures = 0
+        record.failed = before.files
+        if after is not None and whole:
+            record.failed = after.files
+            if (
+                number in self._found
+            ):  # else the next `next`, before the next look, would take them for a change
+                self._found[number] = after
         record.error = error
-        record.retry_at = now + min(self._retry_s * 2**record.failures, self._max_retry_s)
-        record.failures = min(record.failures + 1, 32)
+        record.retry_at = now + min(self._retry_s * 2 ** min(record.failures, 32), self._max_retry_s)
+        if self._max_retries is not None and record.failures >= self._max_retries:
+            record.retry_at = math.inf
+        record.failures += 1
 
     def unloaded(self, number: int) -> None:
         """A copy of a version is gone."""

@@ -144,6 +144,41 @@ def test_what_a_load_writes_itself_is_no_change() -> None:
     assert run(versions, 21.0) == ["+2", "-1"]
 
 
+def test_what_a_load_writes_itself_is_no_change_before_the_next_look_either() -> None:
+    versions = make("latest", 1)
+    versions.observe({1: found(1), 2: found(2)}, 10.0)
+    assert versions.next(11.0) == Load(2, Path("/m/2"))
+    versions.failed(2, "broken", 11.0, found(2, files=5))
+    assert run(versions, 11.0) == []
+
+
+def test_retries_have_an_end_until_the_files_change() -> None:
+    versions = Versions(parse_policy("latest"), settle_s=0.0, retry_s=10.0, max_retry_s=10.0, max_retries=2)
+    versions.observe(folder(1), 0.0)
+    assert [now for now in range(100) if run(versions, float(now), broken=(1,))] == [0, 10, 20]
+    versions.observe({1: found(1, stamp=1)}, 100.0)
+    assert [now for now in range(100, 200) if run(versions, float(now), broken=(1,))] == [100, 110, 120]
+    versions.observe({1: found(1, stamp=2)}, 200.0)
+    assert run(versions, 200.0) == ["+1"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "done"),
+    [
+        ("1,2", "2", ["-1"]),
+        ("1", "2", ["+2", "-1"]),
+        ("latest", "latest:2", ["+2"]),
+        ("all", "latest", ["-1", "-2"]),
+        ("3", "7", []),  # what is nowhere takes no place
+    ],
+)
+def test_another_policy_changes_what_is_loaded(before: str, after: str, done: list[str]) -> None:
+    versions = make(before, 1, 2, 3)
+    versions.set_policy(parse_policy(after))
+    assert run(versions, 1.0) == done
+    assert run(versions, 2.0) == []
+
+
 def test_a_copy_that_went_on_during_its_load_is_loaded_when_it_is_whole() -> None:
     versions = make("latest", 1)
     versions.observe(folder(1, 2), 10.0)
