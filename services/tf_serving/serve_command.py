@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from libs.serving.envoy_child import Limits
 from libs.serving.server import run_server
 from services.tf_serving import serve_flags
+from services.tf_serving.execution import batching_parameters
+from services.tf_serving.execution.batching_parameters import BatchingParametersError
 from services.tf_serving.model import saved_model
 from services.tf_serving.model.versions import ModelError, latest
 from services.tf_serving.options import VARIABLE
@@ -41,7 +43,8 @@ def run(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
         # Importing TensorFlow takes seconds; what the files alone tell is told at once.
         if not options.model_config_file:
             saved_model.read(latest(options.base_path).path)
-    except ModelError as error:
+        batching_parameters.effective(options)
+    except (ModelError, BatchingParametersError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return run_server(

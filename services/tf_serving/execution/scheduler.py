@@ -12,6 +12,7 @@ Measured with half_plus_two at 1, 16 and 64 in flight, CPU of the server per req
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libs.serving.batcher import Batcher, BatchObserver, BatchPolicy
-from libs.serving.errors import Cancelled, DeadlineExceeded, FailedPrecondition, ServingError, Unavailable
+from libs.serving.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    ServingError,
+    Unavailable,
+)
+from services.tf_serving.execution.batch_rules import BatchRules, follow_rows, split
 from services.tf_serving.execution.engine import Runner
 from services.tf_serving.execution.pace import TINY_S, Pace
 
@@ -47,6 +56,7 @@ class Scheduler:
         max_queue: most calls (with batching: rows) that wait; more are refused with ResourceExhausted.
         max_batch_rows: most rows in one run; None for no batching.
         max_delay_ms: how long an incomplete batch may wait for company under concurrent traffic.
+        rules: what batches must look like.
         in_place: whether quick calls may run on the event loop's thread.
         clock: seconds; the clock of the deadlines.
     """
@@ -58,12 +68,16 @@ class Scheduler:
         max_queue: int,
         max_batch_rows: int | None = None,
         max_delay_ms: float = 0.0,
+        rules: BatchRules | None = None,
         observer: BatchObserver | None = None,
         in_place: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.batching = max_batch_rows is not None
         self._max_rows = max_batch_rows or 1
+        self._rules = rules or BatchRules()
+        self._fills = self.batching and bool(self._rules.allowed_rows)
+        self._most = self._rules.max_request_rows if self.batching else None
         policy = BatchPolicy(self._max_rows, max(max_queue, self._max_rows), max_delay_ms)
         self._in_place = in_place
         self._clock = clock
@@ -103,18 +117,22 @@ class Scheduler:
                 allow it.
 
         Raises:
+            InvalidArgument: it has more rows than a request may have.
             ResourceExhausted, DeadlineExceeded, Cancelled, Unavailable: it was not run.
             ServingError: the model refused it.
         """
         self._present += 1
         try:
+            rows = self._shared_rows(arrays) if self.batching and batch_key is not None else 0
+            if rows > self._max_rows and self._most is not None:
+                return await self._run_in_parts(runner, arrays, rows, batch_key, deadline, cancelled)
             if self._in_place and not self._batcher.queued_items:
                 now = self._clock()
                 pace = self._pace(runner)
                 if pace.in_place(_size(arrays), now, alone=self._present == 1):
                     self._check(deadline, cancelled, now)
-                    return self._run_here(runner, arrays, pace, now)
-            work = self._work(runner, arrays, batch_key)
+                    return self._run_here(runner, arrays, rows, pace, now)
+            work = self._work(runner, arrays, rows, batch_key)
             return await self._batcher.submit(work, deadline=deadline, cancelled=cancelled)
         finally:
             self._present -= 1
@@ -124,18 +142,47 @@ class Scheduler:
         self._closed = True
         return await self._batcher.close(drain_deadline_s)
 
-    def _work(self, runner: Runner, arrays: Arrays, batch_key: Hashable) -> Work:
+    async def _run_in_parts(
+        self,
+        runner: Runner,
+        arrays: Arrays,
+        rows: int,
+        batch_key: Hashable,
+        deadline: float | None,
+        cancelled: Callable[[], bool],
+    ) -> Arrays:
+        """Run a call of more rows than a run may have as several, each with the others' company."""
+        if self._most is not None and rows > self._most:
+            raise InvalidArgument(f"Task size {rows} is larger than maximum input batch size {self._most}")
+        works = []
+        for first in range(0, rows, self._max_rows):
+            part = [array[first : first + self._max_rows] for array in arrays]
+            works.append(self._work(runner, part, part[0].shape[0], batch_key))
+        answers = await asyncio.gather(
+            *[self._batcher.submit(work, deadline=deadline, cancelled=cancelled) for work in works],
+            return_exceptions=True,
+        )
+        done = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            done.append(answer)
+        return [np.concatenate(parts) for parts in zip(*done, strict=True)]
+
+    def _shared_rows(self, arrays: Arrays) -> int:
+        """Rows of a call that other calls' rows may be put beside; 0 for one that must run as it is."""
+        rows = int(arrays[0].shape[0]) if arrays[0].ndim else 0
+        return rows if rows and all(array.ndim and array.shape[0] == rows for array in arrays) else 0
+
+    def _work(self, runner: Runner, arrays: Arrays, rows: int, batch_key: Hashable) -> Work:
         work = Work(runner, arrays, 1, None)
-        rows = arrays[0].shape[0] if batch_key is not None and arrays[0].ndim else 0
+        if not self.batching:
+            return work
+        shape = self._rules.shape_key(arrays) if 0 < rows <= self._max_rows else None
         # An empty call has no rows to share, one beyond a full batch would be refused by the queue: both
         # run alone.
-        shares = self.batching and 0 < rows <= self._max_rows
-        if shares and all(array.ndim and array.shape[0] == rows for array in arrays):
-            work.rows = rows
-            work.key = (batch_key, *[array.shape[1:] for array in arrays])
-        elif self.batching:
-            work.rows = min(max(rows, 1), self._max_rows)
-            work.key = work  # equal to nothing else
+        work.key = work if shape is None else (batch_key, shape)  # a work is equal to nothing else
+        work.rows = min(max(rows, 1), self._max_rows)
         return work
 
     def _pace(self, runner: Runner) -> Pace:
@@ -153,9 +200,9 @@ class Scheduler:
         if cancelled():
             raise Cancelled("the caller went away before the request could run")
 
-    def _run_here(self, runner: Runner, arrays: Arrays, pace: Pace, start: float) -> Arrays:
+    def _run_here(self, runner: Runner, arrays: Arrays, rows: int, pace: Pace, start: float) -> Arrays:
         try:
-            return runner(arrays)
+            return self._model(runner, arrays, rows)
         finally:
             end = self._clock()
             pace.observe(end - start, _size(arrays), end)
@@ -168,7 +215,7 @@ class Scheduler:
         if len(batch) > 1:
             start = self._clock()
             try:
-                answers = _run_together(batch)
+                answers = _run_together(batch, self._rules)
             except ServingError:
                 pass
             else:
@@ -182,12 +229,28 @@ class Scheduler:
     def _run_alone(self, work: Work) -> Arrays | Exception:
         start = self._clock()
         try:
-            return work.runner(work.arrays)
+            return self._model(work.runner, work.arrays, 0 if work.key is work else work.rows)
         except ServingError as error:
             return error
         finally:
             end = self._clock()
             self._pace(work.runner).observe(end - start, _size(work.arrays), end)
+
+    def _model(self, runner: Runner, arrays: Arrays, rows: int) -> Arrays:
+        """Run one call by itself, at a number of rows that is allowed."""
+        total = self._rules.rows_of_run(rows) if self._fills and rows else rows
+        if total == rows:
+            return runner(arrays)
+        outputs = runner(self._rules.merge([arrays]))
+        if not follow_rows(outputs, total):
+            raise FailedPrecondition(_NOT_ROWS)
+        return [output[:rows] for output in outputs]
+
+
+_NOT_ROWS = (
+    "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the "
+    "input tensors: this model cannot be served with batching"
+)
 
 
 def _size(arrays: Arrays) -> int:
@@ -195,17 +258,9 @@ def _size(arrays: Arrays) -> int:
     return sum([array.nbytes for array in arrays])
 
 
-def _run_together(batch: Sequence[Work]) -> list[Arrays]:
-    joined = [np.concatenate(parts) for parts in zip(*[work.arrays for work in batch], strict=True)]
-    outputs = batch[0].runner(joined)
-    total = sum(work.rows for work in batch)
-    if any(output.ndim == 0 or output.shape[0] != total for output in outputs):
-        raise FailedPrecondition(
-            "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the "
-            "input tensors: this model cannot be served with batching"
-        )
-    answers, first = [], 0
-    for work in batch:
-        answers.append([output[first : first + work.rows] for output in outputs])
-        first += work.rows
-    return answers
+def _run_together(batch: Sequence[Work], rules: BatchRules) -> list[Arrays]:
+    rows = [work.rows for work in batch]
+    outputs = batch[0].runner(rules.merge([work.arrays for work in batch]))
+    if not follow_rows(outputs, rules.rows_of_run(sum(rows))):
+        raise FailedPrecondition(_NOT_ROWS)
+    return split(outputs, rows)

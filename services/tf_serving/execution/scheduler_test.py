@@ -19,6 +19,7 @@ from libs.serving.errors import (
     ServingError,
     Unavailable,
 )
+from services.tf_serving.execution.batch_rules import BatchRules
 from services.tf_serving.execution.scheduler import Scheduler
 
 
@@ -133,8 +134,85 @@ async def test_outputs_that_do_not_follow_the_rows_are_not_cut_up() -> None:
     with pytest.raises(FailedPrecondition, match="0th dimension"):
         from services.tf_serving.execution.scheduler import Work, _run_together
 
-        _run_together([Work(total, [np.array([n])], 1, "t") for n in (1, 2)])
+        _run_together([Work(total, [np.array([n])], 1, "t") for n in (1, 2)], BatchRules())
     await scheduler.close(5)
+
+
+async def test_runs_have_only_allowed_sizes_and_callers_see_their_rows_alone() -> None:
+    rules = BatchRules(allowed_rows=(2, 4, 8))
+    scheduler, model = Scheduler(threads=1, max_queue=100, max_batch_rows=8, rules=rules), Model()
+    first = await held(scheduler, model)
+    rest = [asyncio.create_task(run(scheduler, model, *values)) for values in ((1,), (2, 3), (4, 5, 6))]
+    await asyncio.sleep(0.01)
+    model.gate.set()
+    assert await first == [0]
+    assert [await task for task in rest] == [[10], [20, 30], [40, 50, 60]]
+    assert model.calls == [[0, 0], [1, 2, 3, 4, 5, 6, 4, 4]]
+    assert await run(scheduler, model, 7, 8, 9) == [70, 80, 90]
+    assert await run(scheduler, model, 7, 8, 9, key=None) == [70, 80, 90]
+    assert model.calls[2:] == [[7, 8, 9, 7], [7, 8, 9]]
+    assert await scheduler.close(5)
+
+
+async def test_a_model_that_does_not_follow_filled_up_rows_says_so() -> None:
+    scheduler = Scheduler(threads=1, max_queue=9, max_batch_rows=8, rules=BatchRules(allowed_rows=(4, 8)))
+
+    def total(arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        return [np.sum(arrays[0], keepdims=True)]
+
+    with pytest.raises(FailedPrecondition, match="0th dimension does not equal"):
+        await scheduler.run(
+            total, [np.array([1, 2])], batch_key="t", deadline=None, cancelled=never_cancelled
+        )
+    assert await scheduler.close(5)
+
+
+async def test_filling_up_is_the_same_in_place() -> None:
+    rules = BatchRules(allowed_rows=(2, 4))
+    scheduler, model = (
+        Scheduler(threads=1, max_queue=10, max_batch_rows=4, rules=rules, clock=Clock()),
+        Model(),
+    )
+    for number in range(30):
+        assert await run(scheduler, model, number) == [number * 10]
+        assert model.calls[-1] == [number, number]
+    assert "MainThread" in model.threads
+    assert await scheduler.close(5)
+
+
+async def test_calls_of_unequal_length_share_a_run_where_that_is_asked_for() -> None:
+    scheduler = Scheduler(threads=1, max_queue=100, max_batch_rows=8, rules=BatchRules(pad_ragged=True))
+    seen: list[Any] = []
+    model = Model()
+
+    def shout(arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        model([np.array([0])])
+        seen.append(arrays[0].tolist())
+        return [arrays[0].sum(axis=1)]
+
+    first = await held(scheduler, model)
+    call: dict[str, Any] = {"batch_key": "t", "deadline": None, "cancelled": never_cancelled}
+    given = [np.array([[b"a", b"b"]], object), np.array([[b"c"]], object)]
+    rest = [asyncio.create_task(scheduler.run(shout, [array], **call)) for array in given]
+    await asyncio.sleep(0.01)
+    model.gate.set()
+    await first
+    assert [(await task)[0].tolist() for task in rest] == [[b"ab"], [b"cc"]]
+    assert seen == [[[b"a", b"b"], [b"c", b"c"]]]
+    assert await scheduler.close(5)
+
+
+async def test_large_calls_run_in_parts_up_to_the_limit_of_a_request() -> None:
+    rules = BatchRules(max_request_rows=10)
+    scheduler, model = Scheduler(threads=1, max_queue=100, max_batch_rows=4, rules=rules), Model()
+    assert await run(scheduler, model, *range(10)) == [10 * n for n in range(10)]
+    assert sorted(len(call) for call in model.calls) == [2, 4, 4]
+    with pytest.raises(InvalidArgument, match="Task size 11 is larger than maximum input batch size 10"):
+        await run(scheduler, model, *range(11))
+    with pytest.raises(InvalidArgument, match="negative"):
+        await run(scheduler, model, *range(-5, 4))
+    assert await run(scheduler, model, 3) == [30]
+    assert await scheduler.close(5)
 
 
 async def test_the_expired_and_the_cancelled_never_reach_the_model() -> None:
