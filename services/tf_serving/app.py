@@ -16,12 +16,14 @@ from libs.serving.call import Call, Handler
 from libs.serving.errors import Unavailable
 from libs.serving.health import SERVING
 from libs.serving.metrics import Metrics
+from services.tf_serving.execution import batching_parameters
 from services.tf_serving.execution.engine import Engine, Threads
 from services.tf_serving.execution.runtime import skip_keras
 from services.tf_serving.execution.scheduler import Scheduler
 from services.tf_serving.model.versions import latest
 from services.tf_serving.options import VARIABLE, Options, pools, usable_cores
 from services.tf_serving.protocols import service as rpc
+from services.tf_serving.protocols.model_service import MODEL_SERVICE, ModelService
 from services.tf_serving.serving.servables import Servable, Servables
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ def load(options: Options) -> Servable:
 @dataclass(slots=True)
 class _Loaded:
     service: rpc.Service
+    model_service: ModelService
     scheduler: Scheduler
 
 
@@ -68,6 +71,7 @@ class Application:
     transport."""
 
     def __init__(self, options: Options) -> None:
+        options, self._batch_rules = batching_parameters.effective(options)
         self._options = options
         self._loaded: _Loaded | None = None
         self._metrics = Metrics({"model": options.model_name})
@@ -77,7 +81,7 @@ class Application:
             f"/{rpc.PREDICTION_SERVICE}/Regress": self._when_loaded(lambda s: s.regress),
             f"/{rpc.PREDICTION_SERVICE}/MultiInference": self._when_loaded(lambda s: s.multi_inference),
             f"/{rpc.PREDICTION_SERVICE}/GetModelMetadata": self._when_loaded(lambda s: s.get_model_metadata),
-            f"/{rpc.MODEL_SERVICE}/GetModelStatus": self._when_loaded(lambda s: s.get_model_status),
+            f"/{MODEL_SERVICE}/GetModelStatus": self._model_status,
         }
         self.app = GrpcApp(
             self.handlers,
@@ -98,13 +102,15 @@ class Application:
             max_queue=options.max_queue,
             max_batch_rows=options.max_batch_size,
             max_delay_ms=options.batch_timeout_ms,
+            rules=self._batch_rules,
             observer=stats,
             in_place=options.in_place,
         )
         stats.queued_rows = lambda: scheduler.queued
-        service = rpc.Service(Servables([servable]), scheduler, as_content=options.as_content)
-        self._loaded = _Loaded(service, scheduler)
-        for name in (rpc.PREDICTION_SERVICE, rpc.MODEL_SERVICE):
+        servables = Servables([servable])
+        service = rpc.Service(servables, scheduler, as_content=options.as_content)
+        self._loaded = _Loaded(service, ModelService(servables), scheduler)
+        for name in (rpc.PREDICTION_SERVICE, MODEL_SERVICE):
             self.app.health.set_status(name, SERVING)
 
     async def stop(self) -> None:
@@ -113,6 +119,11 @@ class Application:
         if loaded is not None and await loaded.scheduler.close(_CLOSE_S):
             for servable in loaded.service.servables:
                 servable.engine.close()
+
+    async def _model_status(self, call: Call, body: bytes) -> bytes:
+        if self._loaded is None:
+            raise Unavailable("the model is not loaded")
+        return await self._loaded.model_service.get_model_status(call, body)
 
     def _when_loaded(self, method: Callable[[rpc.Service], Handler]) -> Handler:
         async def handle(call: Call, body: bytes) -> bytes:

@@ -20,7 +20,6 @@ from services.tf_serving.protocols.results import classification_result, regress
 from services.tf_serving.serving.servables import Servable, Servables
 
 PREDICTION_SERVICE = "tensorflow.serving.PredictionService"
-MODEL_SERVICE = "tensorflow.serving.ModelService"
 
 SIGNATURE_DEF = "signature_def"
 _FIRST = 1 << 3 | LEN
@@ -30,7 +29,7 @@ _SIGNATURE_DEF_MAP_URL = "type.googleapis.com/tensorflow.serving.SignatureDefMap
 
 
 class Service:
-    """The handlers. `servables` may be replaced at any time; a call keeps what it found.
+    """The handlers. What is loaded may change at any time; a call keeps what it found.
 
     Args:
         as_content: answer numbers in tensor_content instead of typed values.
@@ -49,7 +48,6 @@ class Service:
         from google.protobuf.message import DecodeError
         from tensorflow_serving.apis import (
             get_model_metadata_pb2,
-            get_model_status_pb2,
             inference_pb2,
             model_pb2,
             predict_pb2,
@@ -63,7 +61,6 @@ class Service:
         self._inference_task: Any = inference_pb2.InferenceTask
         self._model_spec: Any = model_pb2.ModelSpec
         self._metadata: Any = get_model_metadata_pb2
-        self._status: Any = get_model_status_pb2
         self._spec_bytes: dict[tuple[str, int, str], bytes] = {}
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -74,7 +71,6 @@ class Service:
             f"/{PREDICTION_SERVICE}/Regress": self.regress,
             f"/{PREDICTION_SERVICE}/MultiInference": self.multi_inference,
             f"/{PREDICTION_SERVICE}/GetModelMetadata": self.get_model_metadata,
-            f"/{MODEL_SERVICE}/GetModelStatus": self.get_model_status,
         }
 
     async def predict(self, call: Call, body: bytes) -> bytes:
@@ -169,19 +165,6 @@ class Service:
         metadata = response.metadata[SIGNATURE_DEF]
         metadata.type_url = _SIGNATURE_DEF_MAP_URL
         metadata.value = servable.engine.signature_def_map
-        return bytes(response.SerializeToString())
-
-    async def get_model_status(self, call: Call, body: bytes) -> bytes:
-        """GetModelStatusRequest to GetModelStatusResponse.
-
-        Raises:
-            InvalidArgument: no model_spec. NotFound: no such model or version.
-        """
-        request = self._parse(self._status.GetModelStatusRequest, body)
-        response = self._status.GetModelStatusResponse()
-        for version, state in self.servables.states(request.model_spec):
-            status = response.model_version_status.add(version=version, state=int(state))
-            status.status.SetInParent()  # an empty StatusProto is OK
         return bytes(response.SerializeToString())
 
     def _parse(self, message: Any, body: bytes) -> Any:

@@ -25,7 +25,6 @@ from services.tf_serving.testing_arrays import PLAIN, QUANTIZED, arrays, officia
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
-STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +204,7 @@ async def test_errors_are_tensorflow_servings(
 
 
 async def test_bytes_that_are_no_request_are_refused(service: Service) -> None:
-    for method, message in ((PREDICT, "PredictRequest"), (STATUS, "GetModelStatusRequest")):
+    for method, message in ((PREDICT, "PredictRequest"), (METADATA, "GetModelMetadataRequest")):
         with pytest.raises(InvalidArgument, match=f"not a tensorflow.serving.{message}"):
             await call(service, method, b"\x0a\xff")
         with pytest.raises(InvalidArgument, match="Missing ModelSpec"):
@@ -237,28 +236,6 @@ async def test_metadata_wants_to_be_told_which(service: Service) -> None:
     request.metadata_field.append("weights")
     with pytest.raises(InvalidArgument, match="Metadata field weights is not supported"):
         await call(service, METADATA, request)
-
-
-async def test_status_lists_the_versions_newest_first(service: Service) -> None:
-    from tensorflow_serving.apis import get_model_status_pb2 as pb
-
-    request = pb.GetModelStatusRequest()
-    request.model_spec.name = "half_plus_two"
-    response = pb.GetModelStatusResponse.FromString(await call(service, STATUS, request))
-    available = pb.ModelVersionStatus.AVAILABLE
-    assert [(s.version, s.state) for s in response.model_version_status] == [(12, available), (7, available)]
-    assert all(s.HasField("status") and s.status.error_code == 0 for s in response.model_version_status)
-
-    request.model_spec.version.value = 7
-    response = pb.GetModelStatusResponse.FromString(await call(service, STATUS, request))
-    assert [s.version for s in response.model_version_status] == [7]
-    request.model_spec.version.value = 9
-    with pytest.raises(NotFound, match="Could not find version 9 of model half_plus_two"):
-        await call(service, STATUS, request)
-    request.model_spec.Clear()
-    request.model_spec.name = "nothing"
-    with pytest.raises(NotFound, match="Could not find any versions of model nothing"):
-        await call(service, STATUS, request)
 
 
 async def test_numbers_travel_as_content_where_that_is_switched_on(servables: Servables) -> None:

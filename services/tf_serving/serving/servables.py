@@ -1,90 +1,125 @@
-"""Which models and versions this server has, and finding the one that a request means."""
+"""Which models and versions answer, and finding the one that a request means."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 from libs.serving.errors import InvalidArgument, NotFound
+from libs.serving.versions import State, VersionState
 from services.tf_serving.execution.engine import Engine
 
-
-class State(IntEnum):
-    """ModelVersionStatus.State of tensorflow_serving/apis/get_model_status.proto."""
-
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
+Labels = Mapping[str, Mapping[str, int]]
+"""Version numbers by model and label."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Servable:
     """One loaded version of one model."""
 
     name: str
     version: int
     engine: Engine
-    state: State = State.AVAILABLE
 
 
 class Servables:
-    """An immutable snapshot of what is loaded; a change makes a new one."""
+    """What is loaded, as requests see it. Used on the event loop's thread: between two awaits nothing changes.
 
-    def __init__(self, servables: Iterable[Servable]) -> None:
-        by_name: dict[str, dict[int, Servable]] = {}
+    Attributes:
+        labels: names of versions, which requests may give in place of their numbers.
+    """
+
+    def __init__(self, servables: Iterable[Servable] = ()) -> None:
+        self._by_name: dict[str, dict[int, Servable]] = {}
+        self._latest: dict[str, Servable] = {}
+        self._told: Callable[[str], Sequence[VersionState]] | None = None
+        self.labels: Labels = {}
         for servable in servables:
-            by_name.setdefault(servable.name, {})[servable.version] = servable
-        self._by_name: Mapping[str, Mapping[int, Servable]] = by_name
-        self._latest = {name: versions[max(versions)] for name, versions in by_name.items()}
+            self.set(servable)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Servable]:
         return (servable for versions in self._by_name.values() for servable in versions.values())
 
+    def set(self, servable: Servable) -> Servable | None:
+        """Give requests for its model and version to the servable; answers the one that had them before."""
+        versions = self._by_name.setdefault(servable.name, {})
+        before = versions.get(servable.version)
+        versions[servable.version] = servable
+        self._latest[servable.name] = versions[max(versions)]
+        return before
+
+    def discard(self, servable: Servable) -> None:
+        """Give the servable no more requests, if it has any."""
+        versions = self._by_name.get(servable.name, {})
+        if versions.get(servable.version) is not servable:
+            return
+        del versions[servable.version]
+        if versions:
+            self._latest[servable.name] = versions[max(versions)]
+        else:
+            del self._by_name[servable.name], self._latest[servable.name]
+
+    def versions(self, name: str) -> list[int]:
+        """Versions of a model that answer, ascending."""
+        return sorted(self._by_name.get(name, ()))
+
     def find(self, spec: Any) -> Servable:
-        """The servable of a ModelSpec message.
+        """The servable of a ModelSpec message: of the version or label that it names, else the highest version.
 
         Raises:
-            InvalidArgument: no name, or a version label (none are configured).
+            InvalidArgument: no name, or a label that no version has.
             NotFound: no such model or version, with TensorFlow Serving's text.
         """
         name = spec.name
         if not name:
             raise InvalidArgument("ModelSpec has no name specified.")
-        choice = spec.WhichOneof("version_choice")
-        if choice is None:
+        version = self._version(spec)
+        if version is None:
             latest = self._latest.get(name)
             if latest is None:
                 raise NotFound(f"Servable not found for request: Latest({name})")
             return latest
-        if choice == "version_label":
-            raise InvalidArgument(f"Unrecognized servable version label: {spec.version_label}")
-        version = spec.version.value
         found = self._by_name.get(name, {}).get(version)
         if found is None:
             raise NotFound(f"Servable not found for request: Specific({name}, {version})")
         return found
 
-    def states(self, spec: Any) -> list[tuple[int, State]]:
-        """The (version, state) pairs of a ModelSpec message, newest first: one when it names a version,
-        else all.
+    def states(self, spec: Any) -> list[VersionState]:
+        """The states of the versions that a ModelSpec message means, newest first: one when it names a version
+        or a label, else all.
 
         Raises:
+            InvalidArgument: no version has that label.
             NotFound: no such model or version, with TensorFlow Serving's text.
         """
-        name = spec.name
-        versions = self._by_name.get(name, {})
+        states = {state.number: state for state in self._states(spec.name)}
+        version = self._version(spec)
+        if version is not None:
+            if version not in states:
+                raise NotFound(f"Could not find version {version} of model {spec.name}")
+            return [states[version]]
+        if not states:
+            raise NotFound(f"Could not find any versions of model {spec.name}")
+        return [states[number] for number in sorted(states, reverse=True)]
+
+    def tell_states(self, told: Callable[[str], Sequence[VersionState]]) -> None:
+        """Make `states` answer, by a model's name, what somebody knows who knows more than what is loaded."""
+        self._told = told
+
+    def _states(self, name: str) -> Sequence[VersionState]:
+        if self._told is not None:
+            return self._told(name)
+        return [VersionState(number, State.AVAILABLE) for number in self.versions(name)]
+
+    def _version(self, spec: Any) -> int | None:
         choice = spec.WhichOneof("version_choice")
-        if choice == "version_label":
-            raise InvalidArgument(f"Unrecognized servable version label: {spec.version_label}")
+        if choice is None:
+            return None
         if choice == "version":
-            found = versions.get(spec.version.value)
-            if found is None:
-                raise NotFound(f"Could not find version {spec.version.value} of model {name}")
-            return [(found.version, found.state)]
-        if not versions:
-            raise NotFound(f"Could not find any versions of model {name}")
-        return [(version, versions[version].state) for version in sorted(versions, reverse=True)]
+            version: int = spec.version.value
+            return version
+        labelled = self.labels.get(spec.name, {}).get(spec.version_label)
+        if labelled is None:
+            raise InvalidArgument(f"Unrecognized servable version label: {spec.version_label}")
+        return labelled
