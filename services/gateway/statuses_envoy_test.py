@@ -35,12 +35,12 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GatewayProcess, Backend]]:
-    """Task 1 echoes; 2 does too, within 500 ms; 3 is down; 4 has a name without an address."""
+    """Task 1 echoes; 2 does too, within 2 s; 3 is down; 4 has a name without an address."""
     nodes = tmp_path_factory.mktemp("statuses") / "nodes.txt"
     with backends(1) as (backend,):
         nodes.write_text(
-            f"1=5000,{backend.address}\n2=500,{backend.address}\n3=1000,127.0.0.1:{free_port()},"
-            f"127.0.0.1:{free_port()}\n4=1000,no-such-host.invalid:80\n"
+            f"1=20000,{backend.address}\n2=2000,{backend.address}\n3=20000,127.0.0.1:{free_port()},"
+            f"127.0.0.1:{free_port()}\n4=20000,no-such-host.invalid:80\n"
         )
         with GatewayProcess(nodes) as gateway:
             yield gateway, backend
@@ -77,11 +77,11 @@ def test_an_unknown_method_is_unimplemented(setup: Setup) -> None:
 
 @pytest.mark.parametrize("task", [3, 4])
 def test_no_instance_is_unavailable_at_once(setup: Setup, task: int) -> None:
-    answer = setup[0].predict(f"a-{task}")
+    answer = setup[0].predict(f"a-{task}", timeout=None)
     assert answer.code == grpc.StatusCode.UNAVAILABLE
     assert f"task {task}" in answer.message
     assert "correct its addresses" in answer.message
-    assert answer.took_s < 0.9  # not the deadline of a second
+    assert answer.took_s < 10  # not the deadline of 20
 
 
 def test_the_size_limit_is_exact(setup: Setup) -> None:
@@ -105,30 +105,30 @@ def test_metadata_that_is_too_large_fails_its_call_and_no_other(setup: Setup) ->
 
 def test_a_late_answer_is_deadline_exceeded_at_the_tasks_timeout(setup: Setup) -> None:
     gateway, backend = setup
-    backend.delay_s = 4.0
+    backend.delay_s = 8.0
     for timeout in (None, 30.0):
         answer = gateway.predict("a-2", timeout=timeout)
         assert answer.code == grpc.StatusCode.DEADLINE_EXCEEDED
         # The backend was told the deadline and may notice it first.
         assert "task 2 did not answer in time" in answer.message or answer.message == "Deadline Exceeded"
-        assert 0.45 < answer.took_s < 3.5
+        assert 1.9 < answer.took_s < backend.delay_s - 1
         assert answer.metadata["x-dl-instance"] == backend.address
 
 
 def test_a_callers_shorter_deadline_holds(setup: Setup) -> None:
     gateway, backend = setup
-    backend.delay_s = 2.0
+    backend.delay_s = 8.0
     before = len(backend.calls)
-    answer = gateway.predict("a-1", timeout=0.3)
+    answer = gateway.predict("a-1", timeout=1.5)
     assert answer.code == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert answer.took_s < 1.8
+    assert answer.took_s < backend.delay_s - 1
     (seen,) = backend.calls[before:]
     assert seen.time_left_s is not None
-    assert seen.time_left_s <= 0.31
+    assert seen.time_left_s <= 1.52
 
 
 @pytest.mark.parametrize(
-    ("task", "timeout", "most"), [(1, None, 5.0), (1, 2.0, 2.0), (2, 2.0, 0.5), (2, None, 0.5)]
+    ("task", "timeout", "most"), [(1, None, 20.0), (1, 8.0, 8.0), (2, 8.0, 2.0), (2, None, 2.0)]
 )
 def test_the_backend_sees_the_time_that_is_left(
     setup: Setup, task: int, timeout: float | None, most: float
@@ -137,7 +137,7 @@ def test_the_backend_sees_the_time_that_is_left(
     assert gateway.predict(f"a-{task}", timeout=timeout).code == grpc.StatusCode.OK
     left = backend.calls[-1].time_left_s
     assert left is not None
-    assert most * 0.5 < left <= most * 1.01  # clients round the deadline that they send
+    assert most - 4 < left <= most * 1.01  # clients round the deadline that they send
 
 
 @pytest.mark.parametrize(
