@@ -87,35 +87,41 @@ def test_health_is_told_by_task_id_and_by_model_name(nodes: Path) -> None:
             assert refused.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.parametrize("timeout_ms", [1000, 200])
-def test_a_frozen_instance_of_three_loses_its_calls(nodes: Path, timeout_ms: int) -> None:
+@pytest.mark.parametrize("timeout_s", [3.0, 0.5])
+def test_a_frozen_instance_of_three_loses_its_calls(nodes: Path, timeout_s: float) -> None:
     threads = 6
     with (
         BackendProcess(delay_s=0.005) as one,
         BackendProcess(delay_s=0.005) as two,
         BackendProcess(delay_s=0.005) as frozen,
     ):
-        nodes.write_text(f"69={timeout_ms},{one.address},{two.address},{frozen.address}\n")
+        nodes.write_text(f"69={timeout_s * 1000:.0f},{one.address},{two.address},{frozen.address}\n")
         with GatewayProcess(nodes) as gateway:
 
             def paced() -> Answer:
                 time.sleep(0.02)
                 return gateway.predict("a-69")
 
+            def attempts() -> tuple[int, int]:
+                """Calls sent to the frozen instance so far, and to all."""
+                found = gateway.status()["tasks"]["69"]["instances"]
+                counts = {instance["address"]: int(instance["requests"]) for instance in found}
+                return counts[frozen.address], sum(counts.values())
+
             with Load(paced, threads=threads) as load:
                 eventually(lambda: served(load.answers)[frozen.address] > 20, "all take calls")
                 frozen.signal(signal.SIGSTOP)
                 try:
-                    time.sleep(2.0)
-                    mark = len(load.answers)
+                    time.sleep(timeout_s + 2.0)
+                    before = attempts()
                     time.sleep(3.0)
-                    later = load.answers[mark:]
+                    after = attempts()
                 finally:
                     frozen.signal(signal.SIGCONT)
                 eventually(lambda: served(load.answers[-50:])[frozen.address] > 0, "it takes calls again", 30)
-            late = sum(answer.code != grpc.StatusCode.OK for answer in later)
-            assert late <= 0.01 * len(later)
+            # What is sent there, not what fails: a busy machine is late with calls to the others too.
+            assert after[0] - before[0] <= 3 + 0.02 * (after[1] - before[1])
             # A stuck call is tried elsewhere once another one asks the frozen instance for a sign of life, which
             # few calls do where few are made: then those that were there time out. With a short timeout also those do
             # that try it out until it is ejected.
-            assert len(load.failures()) <= (2 * threads if timeout_ms == 1000 else 0.03 * len(load.answers))
+            assert len(load.failures()) <= (2 if timeout_s > 1 else 6) * threads
