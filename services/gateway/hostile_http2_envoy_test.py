@@ -38,13 +38,13 @@ def others_served(site: Watched) -> Iterator[None]:
 
     def send() -> Answer:
         time.sleep(0.02)
-        return site.gateway.predict(f"textcnn-{TASK}", b"other")
+        return site.gateway.predict(f"textcnn-{TASK}", b"other", timeout=20.0)
 
     with site.unharmed(), Load(send, threads=2) as load:
         yield
     assert load.failures() == []
     assert len(load.answers) >= 2
-    assert max(answer.took_s for answer in load.answers) < 3.0
+    assert max(answer.took_s for answer in load.answers) < 10.0
 
 
 def flood(connection: Connection, piece: bytes) -> bool:

@@ -65,9 +65,9 @@ class Watched:
 
     def check(self) -> None:
         """The same Envoy answers a good call, at once."""
-        answer = self.gateway.predict(f"textcnn-{TASK}", b"well", timeout=5.0)
+        answer = self.gateway.predict(f"textcnn-{TASK}", b"well", timeout=20.0)
         assert answer.code == grpc.StatusCode.OK, answer
-        assert answer.took_s < 2.0
+        assert answer.took_s < 10.0
         assert _child(self.gateway.process.pid, "envoy") == self.envoy, "Envoy was restarted"
 
     @contextlib.contextmanager
@@ -98,6 +98,6 @@ def watched(folder: Path, config: str = "") -> Iterator[Watched]:
     """A gateway with task TASK; `config` is more of its gateway.toml."""
     with BackendProcess() as backend:
         path = folder / "gateway.toml"
-        path.write_text(f'[tasks.{TASK}]\ntimeout_ms = 5000\nendpoints = ["{backend.address}"]\n{config}')
+        path.write_text(f'[tasks.{TASK}]\ntimeout_ms = 20000\nendpoints = ["{backend.address}"]\n{config}')
         with GatewayProcess(path) as gateway:
             yield Watched(gateway)
