@@ -173,12 +173,17 @@ class Versions:
         self._retry_s = retry_s
         self._max_retry_s = max_retry_s
         self._max_retries = max_retries
+        self._ended = False
         self._found: dict[int, Found] = {}
         self._records: dict[int, _Record] = {}
 
     def set_policy(self, policy: Policy) -> None:
         """Serve by another policy from now on; `next` says what that takes."""
         self._policy = policy
+
+    def end(self) -> None:
+        """Want nothing any more: from now on `next` only unloads."""
+        self._ended = True
 
     def observe(self, found: Mapping[int, Found], now: float, *, settled: bool = False) -> None:
         """The folder holds these versions now; settled: they are whole, whenever they were written."""
@@ -199,10 +204,10 @@ class Versions:
 
     def next(self, now: float) -> Action | None:
         """What to do now; None: nothing, until more is observed or reported. A load that is answered has begun."""
-        desired = self._desired(now)
+        desired = () if self._ended else self._desired(now)
         serving = sorted(number for number, record in self._records.items() if record.serving is not None)
         # As many stay as are desired, also while those that are to take their places are not available yet.
-        if desired and len(serving) > len(desired):
+        if (desired or self._ended) and len(serving) > len(desired):
             for number in serving:
                 record = self._records[number]
                 if number not in desired and record.loading is None:
@@ -274,7 +279,7 @@ class Versions:
             return State.LOADING
         if record.leaving:
             return State.UNLOADING
-        chosen = number in self._wanted()[: self._policy.latest]
+        chosen = number in self._wanted()[: self._policy.latest] and not self._ended
         return State.START if chosen and not record.error else State.END
 
     def _wanted(self) -> list[int]:

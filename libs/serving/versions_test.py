@@ -179,6 +179,19 @@ def test_another_policy_changes_what_is_loaded(before: str, after: str, done: li
     assert run(versions, 2.0) == []
 
 
+def test_the_end_unloads_everything_also_what_is_being_loaded() -> None:
+    versions = make("all", 1, 2)
+    versions.observe(folder(1, 2, 3), 10.0)
+    assert versions.next(11.0) == Load(3, Path("/m/3"))
+    versions.end()
+    assert run(versions, 11.0) == ["-1", "-2"]
+    versions.loaded(3)
+    assert run(versions, 11.0) == ["-3"]
+    versions.observe(folder(1, 2, 3, 4), 20.0)
+    assert run(versions, 100.0) == []
+    assert {state.state for state in versions.states()} == {State.END}
+
+
 def test_a_copy_that_went_on_during_its_load_is_loaded_when_it_is_whole() -> None:
     versions = make("latest", 1)
     versions.observe(folder(1, 2), 10.0)
