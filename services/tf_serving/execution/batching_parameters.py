@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -128,7 +129,7 @@ def _check_sizes(parameters: BatchingParameters, wrong: Any) -> None:
     field = "allowed_batch_sizes"
     if allowed[0] < 1:
         wrong(field, f"{field} must be positive; first entry was {allowed[0]}")
-    for before, after in zip(allowed, allowed[1:], strict=False):
+    for before, after in pairwise(allowed):
         if after <= before:
             wrong(field, f"{field} entries must be monotonically increasing; {after} comes after {before}")
     if allowed[-1] != rows:
@@ -194,9 +195,9 @@ class _Parser:
             field, line = self._next()
             if field not in _KINDS:
                 known = ", ".join(_KINDS)
-                self._fail(line, f"BatchingParameters has no field {field!r}: expected one of {known}")
+                raise self._wrong(line, f"BatchingParameters has no field {field!r}: expected one of {known}")
             if field in values and field != "allowed_batch_sizes":
-                self._fail(line, f"{field} is given twice, first on line {lines[field]}")
+                raise self._wrong(line, f"{field} is given twice, first on line {lines[field]}")
             lines.setdefault(field, line)
             if field == "allowed_batch_sizes":
                 values[field] = values.get(field, ()) + self._sizes(field)
@@ -215,7 +216,9 @@ class _Parser:
             self._next()
         opening, line = self._next()
         if opening not in ("{", "<"):
-            self._fail(line, f"{field} is a message: expected {{ value: ... }}, got {opening or 'the end'!r}")
+            raise self._wrong(
+                line, f"{field} is a message: expected {{ value: ... }}, got {opening or 'the end'!r}"
+            )
         closing = "}" if opening == "{" else ">"
         value = _KINDS[field]()
         if self._peek() == "value":
@@ -252,12 +255,12 @@ class _Parser:
                 return int(token, 8) if re.fullmatch("-?0[0-7]+", token) else int(token, 0)
         except (KeyError, ValueError):
             pass
-        self._fail(line, f"{field}: expected {_EXPECTED[kind]}, got {token or 'the end'!r}")
+        raise self._wrong(line, f"{field}: expected {_EXPECTED[kind]}, got {token or 'the end'!r}")
 
     def _expect(self, wanted: str, field: str) -> None:
         token, line = self._next()
         if token != wanted:
-            self._fail(line, f"{field}: expected {wanted!r}, got {token or 'the end'!r}")
+            raise self._wrong(line, f"{field}: expected {wanted!r}, got {token or 'the end'!r}")
 
     def _peek(self) -> str:
         return self._tokens[self._at][0]
@@ -267,8 +270,8 @@ class _Parser:
         self._at = min(self._at + 1, len(self._tokens) - 1)
         return token
 
-    def _fail(self, line: int, why: str) -> NoReturn:
-        raise BatchingParametersError(f"{self._source}:{line}: {why}")
+    def _wrong(self, line: int, why: str) -> BatchingParametersError:
+        return BatchingParametersError(f"{self._source}:{line}: {why}")
 
 
 def _tokens(text: str) -> Iterator[tuple[str, int]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,9 +52,9 @@ def test_an_empty_file_means_tensorflow_servings_defaults() -> None:
 
 def test_the_official_parser_reads_the_same() -> None:
     """Protobuf's own text parser, on a message made of the same fields."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-    from google.protobuf import wrappers_pb2  # noqa: F401  # the pool must know its messages
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
 
+    assert wrappers_pb2.DESCRIPTOR.name == "google/protobuf/wrappers.proto"  # it is in the pool
     file = descriptor_pb2.FileDescriptorProto(
         name="batching_parameters_test.proto",
         package="batching_parameters_test",
@@ -85,7 +86,7 @@ def test_the_official_parser_reads_the_same() -> None:
     official = message_factory.GetMessageClass(
         pool.FindMessageTypeByName("batching_parameters_test.BatchingParameters")
     )
-    read_officially = text_format.Parse(FULL, official())
+    read_officially: Any = text_format.Parse(FULL, official())
     ours = parse(FULL)
     for name in ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads"):
         assert getattr(read_officially, name).value == getattr(ours, name), name

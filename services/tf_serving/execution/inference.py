@@ -6,9 +6,9 @@ errors are here, once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from libs.proto.dtypes import DataType
 from libs.serving.call import Call
 from libs.serving.errors import InvalidArgument, Unimplemented
+from services.tf_serving.execution.engine import Runner
 from services.tf_serving.execution.scheduler import Scheduler
 from services.tf_serving.model import methods
 from services.tf_serving.model.methods import Classified
@@ -34,13 +35,14 @@ Tensor = tuple[int, Shape, NDArray[Any]]
 """A given input: its DataType, its shape, its values."""
 
 
-@dataclass(frozen=True, slots=True)
-class Predicted:
-    """What Predict answers: `results` are the values of `outputs`, in their order."""
+class Plan(NamedTuple):
+    """A checked call: what to run on which inputs, and which outputs come of it, in order."""
 
     signature: Signature
     outputs: tuple[str, ...]
-    results: list[NDArray[Any]]
+    runner: Runner
+    arrays: list[NDArray[Any]]
+    batch_key: Hashable
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +65,14 @@ class Inference:
         self._scheduler = scheduler
         self._check_method_name = check_method_name
 
-    async def predict(
+    def plan(
         self,
         servable: Servable,
         signature_name: str,
         given: Mapping[str, Tensor],
         output_filter: Sequence[str],
-        call: Call,
-    ) -> Predicted:
-        """Run a signature on tensors by input name.
+    ) -> Plan:
+        """Predict, up to the run: check tensors by input name against a signature.
 
         Args:
             signature_name: empty for the default one.
@@ -79,7 +80,6 @@ class Inference:
 
         Raises:
             FailedPrecondition: no such signature. InvalidArgument: the inputs or the outputs are not its own.
-            ServingError: from the queue or the model; see Scheduler.run.
         """
         engine = servable.engine
         signature = find(engine.signatures, signature_name)
@@ -95,16 +95,24 @@ class Inference:
             else:
                 array = engine.default_input(signature, name)
             arrays.append(array)
-        results = await self._scheduler.run(
-            engine.runner(signature.name, outputs),
-            arrays,
-            batch_key=(
-                (servable.name, servable.version, signature.name, outputs) if signature.batchable else None
-            ),
+        batch_key = (
+            (servable.name, servable.version, signature.name, outputs) if signature.batchable else None
+        )
+        return Plan(signature, outputs, engine.runner(signature.name, outputs), arrays, batch_key)
+
+    def run(self, plan: Plan, call: Call) -> Awaitable[list[NDArray[Any]]]:
+        """The values of the plan's outputs, in their order.
+
+        Raises:
+            ServingError: from the queue or the model; see Scheduler.run.
+        """
+        return self._scheduler.run(
+            plan.runner,
+            plan.arrays,
+            batch_key=plan.batch_key,
             deadline=call.deadline,
             cancelled=call.cancelled,
         )
-        return Predicted(signature, outputs, results)
 
     async def classify(
         self, servable: Servable, signature_name: str, examples: NDArray[Any], call: Call

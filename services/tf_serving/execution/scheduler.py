@@ -171,8 +171,12 @@ class Scheduler:
 
     def _shared_rows(self, arrays: Arrays) -> int:
         """Rows of a call that other calls' rows may be put beside; 0 for one that must run as it is."""
-        rows = int(arrays[0].shape[0]) if arrays[0].ndim else 0
-        return rows if rows and all(array.ndim and array.shape[0] == rows for array in arrays) else 0
+        first = arrays[0].shape
+        rows: int = first[0] if first else 0
+        for array in arrays:
+            if array.shape[:1] != first[:1]:
+                return 0
+        return rows
 
     def _work(self, runner: Runner, arrays: Arrays, rows: int, batch_key: Hashable) -> Work:
         work = Work(runner, arrays, 1, None)
@@ -202,7 +206,7 @@ class Scheduler:
 
     def _run_here(self, runner: Runner, arrays: Arrays, rows: int, pace: Pace, start: float) -> Arrays:
         try:
-            return self._model(runner, arrays, rows)
+            return self._model(runner, arrays, rows) if self._fills else runner(arrays)
         finally:
             end = self._clock()
             pace.observe(end - start, _size(arrays), end)
@@ -238,7 +242,7 @@ class Scheduler:
 
     def _model(self, runner: Runner, arrays: Arrays, rows: int) -> Arrays:
         """Run one call by itself, at a number of rows that is allowed."""
-        total = self._rules.rows_of_run(rows) if self._fills and rows else rows
+        total = self._rules.rows_of_run(rows) if rows else 0
         if total == rows:
             return runner(arrays)
         outputs = runner(self._rules.merge([arrays]))

@@ -12,7 +12,7 @@ from libs.serving.call import Call, Handler
 from libs.serving.errors import Internal, InvalidArgument
 from services.tf_serving.execution import tensors
 from services.tf_serving.execution.example_input import examples
-from services.tf_serving.execution.inference import Inference, Predicted, Task
+from services.tf_serving.execution.inference import Inference, Plan, Task
 from services.tf_serving.execution.scheduler import Scheduler
 from services.tf_serving.model.methods import Classified
 from services.tf_serving.model.signature import DEFAULT_SIGNATURE
@@ -61,7 +61,7 @@ class Service:
         self._inference_task: Any = inference_pb2.InferenceTask
         self._model_spec: Any = model_pb2.ModelSpec
         self._metadata: Any = get_model_metadata_pb2
-        self._spec_bytes: dict[tuple[str, int, str], bytes] = {}
+        self._spec_bytes: dict[tuple[int, str, int, str], bytes] = {}
 
     def handlers(self) -> Mapping[str, Handler]:
         """By method path."""
@@ -85,14 +85,10 @@ class Service:
         spec = request.model_spec
         servable = self.servables.find(spec)
         given = request.inputs
-        answer = await self.inference.predict(
-            servable,
-            spec.signature_name,
-            {name: tensors.array_of(name, given[name]) for name in given},
-            request.output_filter,
-            call,
-        )
-        return self._predict_response(answer, servable)
+        arrays = {name: tensors.array_of(name, given[name]) for name in given}
+        plan = self.inference.plan(servable, spec.signature_name, arrays, request.output_filter)
+        results = await self.inference.run(plan, call)
+        return self._predict_response(plan, results, servable)
 
     async def classify(self, call: Call, body: bytes) -> bytes:
         """ClassificationRequest to ClassificationResponse.
@@ -104,7 +100,7 @@ class Service:
         """
         spec, servable, given = self._examples_request("ClassificationRequest", body)
         answer = await self.inference.classify(servable, spec.signature_name, given, call)
-        return len_field(1, classification_result(answer)) + len_field(2, self._spec(spec, servable))
+        return len_field(1, classification_result(answer)) + self._spec(2, spec, servable)
 
     async def regress(self, call: Call, body: bytes) -> bytes:
         """RegressionRequest to RegressionResponse.
@@ -114,7 +110,7 @@ class Service:
         """
         spec, servable, given = self._examples_request("RegressionRequest", body)
         answer = await self.inference.regress(servable, spec.signature_name, given, call)
-        return len_field(1, regression_result(answer)) + len_field(2, self._spec(spec, servable))
+        return len_field(1, regression_result(answer)) + self._spec(2, spec, servable)
 
     async def multi_inference(self, call: Call, body: bytes) -> bytes:
         """MultiInferenceRequest to MultiInferenceResponse: classifications and regressions of the same
@@ -142,7 +138,7 @@ class Service:
                 result = len_field(2, classification_result(answer))
             else:
                 result = len_field(3, regression_result(answer))
-            results.append(len_field(1, len_field(1, self._spec(task.model_spec, servable)) + result))
+            results.append(len_field(1, self._spec(1, task.model_spec, servable) + result))
         return b"".join(results)
 
     async def get_model_metadata(self, call: Call, body: bytes) -> bytes:
@@ -205,28 +201,30 @@ class Service:
         except self._decode_error as error:
             raise InvalidArgument(f"the request is not a tensorflow.serving.{name}: {error}") from error
 
-    def _predict_response(self, answer: Predicted, servable: Servable) -> bytes:
+    def _predict_response(self, plan: Plan, results: list[NDArray[Any]], servable: Servable) -> bytes:
         """A serialized PredictResponse: outputs 1 (a map), model_spec 2."""
         parts = []
-        declared = answer.signature.outputs
+        declared = plan.signature.outputs
         try:
-            for output, result in zip(answer.outputs, answer.results, strict=True):
+            for output, result in zip(plan.outputs, results, strict=True):
                 tensor = tensors.tensor_bytes(result, declared[output].data_type, as_content=self._as_content)
                 parts.append(len_field(1, len_field(1, output.encode()) + len_field(2, tensor)))
         except ProtoError as error:
             raise Internal(f'output "{output}" cannot be encoded: {error}') from error
-        parts.append(len_field(2, self._spec_of(servable.name, servable.version, answer.signature.name)))
+        parts.append(self._spec_of(2, servable.name, servable.version, plan.signature.name))
         return b"".join(parts)
 
-    def _spec(self, asked: Any, servable: Servable) -> bytes:
-        return self._spec_of(servable.name, servable.version, asked.signature_name or DEFAULT_SIGNATURE)
+    def _spec(self, number: int, asked: Any, servable: Servable) -> bytes:
+        return self._spec_of(
+            number, servable.name, servable.version, asked.signature_name or DEFAULT_SIGNATURE
+        )
 
-    def _spec_of(self, name: str, version: int, signature_name: str) -> bytes:
-        """A serialized ModelSpec, the same for all requests that found the same signature."""
-        key = (name, version, signature_name)
+    def _spec_of(self, number: int, name: str, version: int, signature_name: str) -> bytes:
+        """A response's field `number`, a ModelSpec: the same for all requests that found the same signature."""
+        key = (number, name, version, signature_name)
         known = self._spec_bytes.get(key)
         if known is None:
             spec = self._model_spec(name=name, signature_name=signature_name)
             spec.version.value = version
-            known = self._spec_bytes[key] = bytes(spec.SerializeToString())
+            known = self._spec_bytes[key] = len_field(number, spec.SerializeToString())
         return known
