@@ -13,19 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from libs.balancing.endpoint import Endpoint
+from libs.balancing.nodefile import MAX_TASK_ID, MAX_TIMEOUT_MS
 from libs.balancing.policy import PolicyName
 from services.gateway.configfile_edge import read_edge
 from services.gateway.configfile_lines import Keys, Lines
 from services.gateway.configfile_section import Errors, Section, absolute
 from services.gateway.configuration_errors import ConfigError
-from services.gateway.table import (
-    DEFAULT_WEIGHT,
-    MAX_TASK_ID,
-    MAX_TIMEOUT_MS,
-    BackendTls,
-    Edge,
-    HealthCheck,
-)
+from services.gateway.table import DEFAULT_WEIGHT, BackendTls, Edge, HealthCheck
 
 MAX_WEIGHT = 1000
 MAX_RETRIES = 10

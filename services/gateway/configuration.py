@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from libs.balancing.nodefile import NodeLine
 from services.gateway import configfile, nodefile
 from services.gateway.configfile import ConfigFile
 from services.gateway.configfile_edge import STDOUT
@@ -15,7 +16,6 @@ from services.gateway.configfile_section import Errors
 from services.gateway.configuration_errors import ConfigError, ConfigInvalid
 from services.gateway.configuration_merge import check_clients, merge
 from services.gateway.listener_files import check_files
-from services.gateway.nodefile import NodeLine
 from services.gateway.table import LogWhen, Table
 
 Read = Callable[[Path], bytes]  # raises OSError

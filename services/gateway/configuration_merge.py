@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from libs.balancing.endpoint import Endpoint
+from libs.balancing.nodefile import DEFAULT_TIMEOUT_MS, NodeLine
 from services.gateway import access_keys
 from services.gateway.configfile import (
     ANY_CLIENT,
@@ -20,17 +21,7 @@ from services.gateway.configfile import (
 )
 from services.gateway.configfile_section import bare
 from services.gateway.configuration_errors import nearest
-from services.gateway.nodefile import NodeLine
-from services.gateway.table import (
-    DEFAULT_TIMEOUT_MS,
-    DEFAULT_WEIGHT,
-    Place,
-    Pool,
-    Share,
-    Table,
-    Task,
-    pool_name,
-)
+from services.gateway.table import DEFAULT_WEIGHT, Place, Pool, Share, Table, Task, pool_name
 
 T = TypeVar("T")
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from libs.balancing.endpoint import Endpoint
+from libs.balancing.nodefile import MAX_TASK_ID
 from services.gateway.configuration_errors import nearest
 from services.gateway.methods import METHODS, TASK_HEADER, WPAI, Key, Method
 from services.gateway.snapshot import resolve
-from services.gateway.table import MAX_TASK_ID, Pool, Share, Table, Task
+from services.gateway.table import Pool, Share, Table, Task
 
 Json = dict[str, Any]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.gateway.table import MAX_TASK_ID
+from libs.balancing.nodefile import MAX_TASK_ID
 
 LISTENER = "public"
 ROUTES = "tasks"  # the name of the route configuration
@@ -13,7 +13,7 @@ MAX_MESSAGE_BYTES = 1_000_000_000  # two of them fit into a window of HTTP/2
 
 DRAIN_S = 1  # from telling callers to go elsewhere until it is final
 # How long the connections of a listener that an edit has replaced may finish their calls, each on the way it began.
-# Calls last for an hour at most (table.MAX_TIMEOUT_MS); callers are told at their next answer to open a new connection.
+# Calls last for an hour at most (MAX_TIMEOUT_MS); callers are told at their next answer to open a new connection.
 REPLACED_DRAIN_S = 3660
 
 

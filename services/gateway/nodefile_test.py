@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.balancing.endpoint import Endpoint
+from libs.balancing.nodefile import DEFAULT_TIMEOUT_MS, MAX_TASK_ID, MAX_TIMEOUT_MS
 from services.gateway.configuration_errors import ConfigInvalid
 from services.gateway.nodefile import parse
-from services.gateway.table import DEFAULT_TIMEOUT_MS, MAX_TASK_ID, MAX_TIMEOUT_MS, Table
+from services.gateway.table import Table
 
 
 def errors_of(text: str | bytes) -> list[str]:

@@ -10,9 +10,6 @@ from pathlib import Path
 from libs.balancing.endpoint import Endpoint
 from libs.balancing.policy import PolicyName
 
-DEFAULT_TIMEOUT_MS = 100
-MAX_TIMEOUT_MS = 3_600_000  # an hour: longer than any online call, short enough to catch a typing slip
-MAX_TASK_ID = 2**31 - 1  # callers hold the id in a 32-bit signed integer
 DEFAULT_WEIGHT = 100
 DEFAULT_POLICY = PolicyName.PEAK_EWMA  # docs/balancing.md has the simulations that chose it
 
