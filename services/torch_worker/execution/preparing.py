@@ -134,8 +134,12 @@ class Preparer:
             return Job(data, kwargs, model_kwargs, 1, None, None)
         relevant = model_kwargs
         if self._hooks.run_model is not None:
-            # It sees all tags, and KServe's parameters, so only requests with equal ones may share its call.
-            relevant = {**tags, **kwargs["meta"].get("parameters", {})}
+            # It sees all tags, KServe's parameters and the columns' names, so only requests with equal ones may share
+            # its call.
+            meta = kwargs["meta"]
+            relevant = {**tags, **meta.get("parameters", {})}
+            if meta.get("names"):
+                relevant["data.names"] = list(meta["names"])
         divided = frozen(relevant) if relevant else None
         key = (type(data), *form, divided)
         if length < 0 or self._padding is None:

@@ -176,6 +176,21 @@ def test_requests_share_calls_only_if_the_folder_says_so(load: Any) -> None:
         assert answers[-1].tags == {"call": calls} and loaded.model.user.calls == calls
 
 
+def test_only_requests_with_the_same_names_and_tags_may_share_a_call(load: Any) -> None:
+    source = """
+        class MyModel:
+            def predict(self, X, names): return X[:, [names.index("a")]]
+        """
+    engine = engine_of(load(source, "[model]\nbatchable = true\n"))
+
+    def key(names: list[str], **tags: Any) -> Any:
+        return engine.key(engine.prepare(np.ones((1, 2)), {"tags": tags, "names": names, "puid": names[0]}))
+
+    assert key(["a", "b"], taskId=1) == key(["a", "b"], taskId=1)
+    assert key(["a", "b"], taskId=1) != key(["b", "a"], taskId=1)
+    assert key(["a", "b"], taskId=1) != key(["a", "b"], taskId=2)
+
+
 def test_exceptions_and_bad_metrics(load: Any) -> None:
     source = """
         from seldon_core.flask_utils import SeldonMicroserviceException
