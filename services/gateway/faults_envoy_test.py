@@ -31,15 +31,16 @@ def test_an_instance_that_freezes_costs_each_caller_few_calls(nodes: Path) -> No
             with Load(lambda: gateway.predict("a-69", timeout=2.0), threads=callers) as load:
                 time.sleep(1.0)
                 one.signal(signal.SIGSTOP)
-                time.sleep(10.0)  # two deadlines, and what the health checks take, on a busy machine too
+                time.sleep(10.0)  # two deadlines, an ejection and what comes after it; no health check so soon
                 mark = len(load.answers)
                 time.sleep(2.5)
             # One each, and a few that a trial or a late report costs. Five rounds of deadlines would be 40.
             assert len(load.failures()) <= 2.5 * callers
             later = load.answers[mark:]
             assert len(later) > 50
+            # Trials that wait when the load ends: no call comes any more that would ask for a sign of life.
             lost = sum(answer.metadata.get("x-dl-instance") != two.address for answer in later)
-            assert lost <= 0.02 * len(later)
+            assert lost <= callers / 2 + 0.02 * len(later)
 
 
 def test_an_instance_that_fails_at_once_fails_few_calls(nodes: Path) -> None:
