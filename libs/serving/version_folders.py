@@ -39,7 +39,7 @@ def scan(
         found: dict[int, Found] = {}
         for name in names:
             # Of names with one number, 1 and 001, the first in order of name counts.
-            if _is_version(name) and int(name) not in found and (folder / name).is_dir():
+            if is_version(name) and int(name) not in found and (folder / name).is_dir():
                 found[int(name)] = look(folder / name, counts)
         return found
     except FileNotFoundError:
@@ -57,7 +57,8 @@ def look(path: Path, counts: Callable[[str], bool] = lambda name: True) -> Found
     return Found(path, frozenset(file for file in files if counts(file[0])), files)
 
 
-def _is_version(name: str) -> bool:
+def is_version(name: str) -> bool:
+    """Whether a folder of this name is a version: a decimal number."""
     return name.isascii() and name.isdigit() and int(name) <= MAX_VERSION
 
 

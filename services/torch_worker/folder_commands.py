@@ -9,8 +9,7 @@ from typing import Any
 
 from libs.serving.version_folders import scan
 from services.torch_worker.config import ConfigError
-from services.torch_worker.model.folder import REQUIREMENTS_FILE
-from services.torch_worker.serving.version_check import is_model_folder
+from services.torch_worker.model.folder import REQUIREMENTS_FILE, is_model_folder
 
 _CHECK = """\
 Loads the folder as `serve` does, prints what it found and ends: exit status 0 if it can be served, 1 if not, with the

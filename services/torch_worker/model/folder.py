@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from libs.serving.version_folders import is_version
 from services.torch_worker.config import ConfigError
 from services.torch_worker.model.model_config import ModelConfig, parse_model_config
 
@@ -43,6 +45,26 @@ class ModelFolder:
     processor_file: Path | None
     config: ModelConfig
     class_path: str | None = None
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether a folder holds a model itself, and not versions. Everything that tells these apart asks this.
+
+    A folder with a model file, a config.toml or a class that could be the model is a model, also if folders named by
+    numbers lie in it. Without such folders, any *.py makes it a (broken) model; beside them, a script such as train.py
+    does not. Nothing is executed.
+    """
+    try:
+        with os.scandir(path) as entries:
+            names = {entry.name: entry.is_dir() for entry in entries}
+    except OSError:
+        return False
+    if any(name in MODEL_FILES or name == CONFIG_FILE for name in names):
+        return True
+    sources = [name for name in names if name.endswith(".py")]
+    if any(is_version(name) and is_folder for name, is_folder in names.items()):
+        return any(_defines_model(path / name) for name in sources)
+    return bool(sources)
 
 
 def open_folder(path: Path) -> ModelFolder:
@@ -115,6 +137,12 @@ def _find_class(path: Path) -> str:
     if found:
         return f"{found[0]}.{found[0]}"
     holds = sorted(p.name for p in path.iterdir())[:12]
+    versions = [name for name in holds if is_version(name)]
+    if versions and CONFIG_FILE in holds:
+        raise ConfigError(
+            f"{path / CONFIG_FILE}: stands beside versions ({', '.join(versions)}) and holds for none of them; move it "
+            f"into each, such as {path / versions[0] / CONFIG_FILE}"
+        )
     raise ConfigError(
         f"{path / MODEL_FILE}: no such file; save the whole model there with torch.save(model, {MODEL_FILE!r}), or put "
         f"there one of {', '.join(MODEL_FILES[1:])}, or MyModel.py with a class MyModel that has predict (the folder "

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.torch_worker.config import ConfigError
-from services.torch_worker.model.folder import open_folder
+from services.torch_worker.model.folder import is_model_folder, open_folder
 from services.torch_worker.model.model_config import ModelConfig
 
 
@@ -86,4 +86,26 @@ def test_a_class_is_found_without_running_its_file(tmp_path: Path) -> None:
     assert open_folder(tmp_path).class_path == "helper.Other"
     (tmp_path / "config.toml").write_text('[model]\nclass = "helper.Other"\nfile = "model.pt"\n')
     with pytest.raises(ConfigError, match="names both a file and a class"):
+        open_folder(tmp_path)
+
+
+def test_one_rule_tells_models_from_folders_of_versions(tmp_path: Path) -> None:
+    assert not is_model_folder(tmp_path / "nowhere") and not is_model_folder(tmp_path)
+    (tmp_path / "README.md").write_text("")
+    (tmp_path / "train.py").write_text("raise SystemExit\n")
+    assert is_model_folder(tmp_path), "of which it is said what is missing"
+    (tmp_path / "2").write_text("a file, no version")
+    assert is_model_folder(tmp_path)
+    (tmp_path / "1").mkdir()
+    assert not is_model_folder(tmp_path), "the script made the versions"
+    for name, text in (("model.pt", ""), ("My.py", CLASS.format(name="My")), ("config.toml", "")):
+        (tmp_path / name).write_text(text)
+        assert is_model_folder(tmp_path), name
+        (tmp_path / name).unlink()
+
+
+def test_a_config_beside_versions_is_said_to_be_in_the_wrong_place(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "config.toml").write_text("")
+    with pytest.raises(ConfigError, match=r"stands beside versions \(1\).*such as .*/1/config\.toml"):
         open_folder(tmp_path)

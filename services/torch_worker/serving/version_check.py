@@ -1,12 +1,11 @@
-"""Model folders among folders of versions, told apart without loading anything."""
+"""What of a folder of versions is looked at, and what is refused before a server is started for it."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from libs.serving.version_folders import scan
-from services.torch_worker.model.folder import CONFIG_FILE, MODEL_FILES, open_folder
+from services.torch_worker.model.folder import is_model_folder, open_folder
 
 # Files whose change makes another model. Data files that hooks read are left out: models write such beside themselves.
 _CONTENT_SUFFIXES = (".pth", ".pt", ".pt2", ".safetensors", ".py", ".toml")
@@ -15,15 +14,6 @@ _CONTENT_SUFFIXES = (".pth", ".pt", ".pt2", ".safetensors", ".py", ".toml")
 def is_content(name: str) -> bool:
     """Whether a file of this name makes another model when it changes."""
     return name.endswith(_CONTENT_SUFFIXES)
-
-
-def is_model_folder(path: Path) -> bool:
-    """Whether a folder holds a model itself, and not versions."""
-    try:
-        names = os.listdir(path)
-    except OSError:
-        return False
-    return any(name in MODEL_FILES or name == CONFIG_FILE or name.endswith(".py") for name in names)
 
 
 def check_folder(path: Path) -> None:
