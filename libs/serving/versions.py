@@ -257,6 +257,10 @@ class Versions:
         """A copy of a version is gone."""
         self._records[number].leaving -= 1
 
+    def wants(self, now: float) -> bool:
+        """Whether something is to be loaded, now or once what is being loaded or unloaded is."""
+        return not self._ended and any(self._loadable(number, now) for number in self._desired(now))
+
     def unsettled(self, now: float) -> bool:
         """Whether some version waits for its files to hold still."""
         return any(

@@ -179,6 +179,21 @@ def test_another_policy_changes_what_is_loaded(before: str, after: str, done: li
     assert run(versions, 2.0) == []
 
 
+def test_what_waits_for_an_unload_is_wanted() -> None:
+    versions = make("latest", 1)
+    versions.observe(folder(1, 2), 10.0)
+    assert not versions.wants(10.5)  # its files may still change
+    versions.next(11.0)
+    versions.loaded(2)
+    assert versions.next(11.0) == Unload(1)
+    assert not versions.wants(11.0)
+    versions.observe(folder(1, 2, 3), 11.0, settled=True)
+    assert versions.next(11.0) is None and versions.wants(11.0)
+    versions.unloaded(1)
+    assert run(versions, 11.0) == ["+3", "-2"]
+    assert not versions.wants(11.0)
+
+
 def test_the_end_unloads_everything_also_what_is_being_loaded() -> None:
     versions = make("all", 1, 2)
     versions.observe(folder(1, 2, 3), 10.0)

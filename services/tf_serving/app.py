@@ -6,25 +6,33 @@ import asyncio
 import logging
 import os
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from libs.proto.descriptors import ServiceDescriptors
 from libs.serving.asgi import GrpcApp
-from libs.serving.call import Call, Handler
+from libs.serving.call import Handler
 from libs.serving.errors import Unavailable
-from libs.serving.health import SERVING
+from libs.serving.health import NOT_SERVING, SERVING
 from libs.serving.metrics import Metrics
+from libs.serving.versions import State
 from services.tf_serving.execution import batching_parameters
-from services.tf_serving.execution.engine import Engine, Threads
 from services.tf_serving.execution.runtime import skip_keras
 from services.tf_serving.execution.scheduler import Scheduler
-from services.tf_serving.model.versions import latest
 from services.tf_serving.options import VARIABLE, Options, pools, usable_cores
 from services.tf_serving.protocols import service as rpc
 from services.tf_serving.protocols.model_service import MODEL_SERVICE, ModelService
-from services.tf_serving.serving.servables import Servable, Servables
+from services.tf_serving.serving import model_configs
+from services.tf_serving.serving.grace import Grace
+from services.tf_serving.serving.loading import Loader
+from services.tf_serving.serving.models import Models
+from services.tf_serving.serving.servables import Servables
+from services.tf_serving.serving.watcher import Watching
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
@@ -33,34 +41,10 @@ _CLOSE_S = 5.0
 more."""
 
 
-def load(options: Options) -> Servable:
-    """Load and warm up the latest version.
-
-    Raises:
-        ModelError: there is none, or it cannot be loaded.
-    """
-    version = latest(options.base_path)
-    started = time.monotonic()
-    threads = Threads(pools(options, usable_cores()).intra_op_threads, options.inter_op_threads)
-    engine = Engine.load(version.path, threads)
-    loaded = time.monotonic()
-    warm = engine.warm_up() if options.warm_up else 0
-    log.info(
-        "loaded %s version %d from %s in %.1f s; warmed up %d signatures in %.2f s",
-        *(
-            options.model_name,
-            version.number,
-            version.path,
-            loaded - started,
-            warm,
-            time.monotonic() - loaded,
-        ),
-    )
-    return Servable(options.model_name, version.number, engine)
-
-
 @dataclass(slots=True)
-class _Loaded:
+class _Started:
+    """What there is once the models are loaded."""
+
     service: rpc.Service
     model_service: ModelService
     scheduler: Scheduler
@@ -73,15 +57,36 @@ class Application:
     def __init__(self, options: Options) -> None:
         options, self._batch_rules = batching_parameters.effective(options)
         self._options = options
-        self._loaded: _Loaded | None = None
-        self._metrics = Metrics({"model": options.model_name})
+        self._started: _Started | None = None
+        self._ready = False
+        self._grace = Grace()
+        self._servables = Servables()
+        self._models = Models(
+            Loader(options).load,
+            self._servables,
+            self._grace,
+            Watching(
+                options.file_system_poll_wait_s, options.max_num_load_retries, options.load_retry_interval_s
+            ),
+            load_threads=max(options.num_load_threads, 1),
+            new_labels_anywhere=options.allow_version_labels_for_unavailable_models,
+            changed=self._tell_health,
+        )
+        self._name = "*" if options.model_config_file else options.model_name
+        self._metrics = Metrics({"model": self._name})
+        self._metrics.registry.register(self._models)
+        prediction, model = f"/{rpc.PREDICTION_SERVICE}", f"/{MODEL_SERVICE}"
         self.handlers: dict[str, Handler] = {
-            f"/{rpc.PREDICTION_SERVICE}/Predict": self._when_loaded(lambda s: s.predict),
-            f"/{rpc.PREDICTION_SERVICE}/Classify": self._when_loaded(lambda s: s.classify),
-            f"/{rpc.PREDICTION_SERVICE}/Regress": self._when_loaded(lambda s: s.regress),
-            f"/{rpc.PREDICTION_SERVICE}/MultiInference": self._when_loaded(lambda s: s.multi_inference),
-            f"/{rpc.PREDICTION_SERVICE}/GetModelMetadata": self._when_loaded(lambda s: s.get_model_metadata),
-            f"/{MODEL_SERVICE}/GetModelStatus": self._model_status,
+            f"{prediction}/Predict": self._guarded(lambda s: s.service.predict),
+            f"{prediction}/Classify": self._guarded(lambda s: s.service.classify),
+            f"{prediction}/Regress": self._guarded(lambda s: s.service.regress),
+            f"{prediction}/MultiInference": self._guarded(lambda s: s.service.multi_inference),
+            f"{prediction}/GetModelMetadata": self._guarded(lambda s: s.service.get_model_metadata),
+            f"{model}/GetModelStatus": self._guarded(lambda s: s.model_service.get_model_status),
+            # Not guarded: it waits for models to leave, which wait for the guarded calls.
+            f"{model}/HandleReloadConfigRequest": self._started_only(
+                lambda s: s.model_service.handle_reload_config_request
+            ),
         }
         self.app = GrpcApp(
             self.handlers,
@@ -93,10 +98,11 @@ class Application:
         )
 
     async def start(self) -> None:
-        """Load the model. Raises ModelError."""
+        """Load the models. Raises ModelError."""
         options = self._options
-        servable = await asyncio.to_thread(load, options)
-        stats = self._metrics.batcher(options.model_name)
+        configs = await asyncio.to_thread(model_configs.configured, options)
+        await self._models.start(configs)
+        stats = self._metrics.batcher(self._name)
         scheduler = Scheduler(
             threads=pools(options, usable_cores()).model_threads,
             max_queue=options.max_queue,
@@ -107,34 +113,72 @@ class Application:
             in_place=options.in_place,
         )
         stats.queued_rows = lambda: scheduler.queued
-        servables = Servables([servable])
-        service = rpc.Service(servables, scheduler, as_content=options.as_content)
-        self._loaded = _Loaded(service, ModelService(servables), scheduler)
-        for name in (rpc.PREDICTION_SERVICE, MODEL_SERVICE):
-            self.app.health.set_status(name, SERVING)
+        service = rpc.Service(self._servables, scheduler, as_content=options.as_content)
+        reload = self._models.reload_message if options.enable_reload_config else None
+        self._started = _Started(service, ModelService(self._servables, reload), scheduler)
+        if options.model_config_file and options.model_config_file_poll_wait_s:
+            self._models.follow(
+                Path(options.model_config_file), options.model_config_file_poll_wait_s, configs
+            )
+        self._tell_health()
 
     async def stop(self) -> None:
-        """Let running calls end and free the model."""
-        loaded, self._loaded = self._loaded, None
-        if loaded is not None and await loaded.scheduler.close(_CLOSE_S):
-            for servable in loaded.service.servables:
+        """Let running calls end and free the models."""
+        await self._models.stop()
+        started, self._started = self._started, None
+        if started is not None and await started.scheduler.close(_CLOSE_S):
+            for servable in self._servables:
                 servable.engine.close()
 
-    async def _model_status(self, call: Call, body: bytes) -> bytes:
-        if self._loaded is None:
-            raise Unavailable("the model is not loaded")
-        return await self._loaded.model_service.get_model_status(call, body)
+    def _tell_health(self) -> None:
+        """Readiness by service: the whole server's, the two services', a model's by its name, and NAME/VERSION of each
+        of its versions.
 
-    def _when_loaded(self, method: Callable[[rpc.Service], Handler]) -> Handler:
-        async def handle(call: Call, body: bytes) -> bytes:
-            return await self._call(method, call, body)
+        The server is ready once every model can answer. A model that is added later and cannot be loaded does not take
+        that back: the others' callers would suffer for it.
+        """
+        availability = self._models.availability()
+        self._ready = self._ready or (self._started is not None and all(availability.values()))
+        whole = SERVING if self._ready else NOT_SERVING
+        statuses = dict.fromkeys(("", rpc.PREDICTION_SERVICE, MODEL_SERVICE), whole)
+        for name, available in availability.items():
+            statuses[name] = SERVING if available else NOT_SERVING
+            for version in self._models.states(name):
+                serves = version.state is State.AVAILABLE
+                statuses[f"{name}/{version.number}"] = SERVING if serves else NOT_SERVING
+        health = self.app.health
+        for service, status in statuses.items():
+            if health.status(service) is not status:
+                health.set_status(service, status)
+        for service in health.services():
+            if service not in statuses:
+                health.forget(service)
+
+    def _guarded(self, find: Callable[[_Started], Callable[P, Awaitable[R]]]) -> Callable[P, Awaitable[R]]:
+        """A handler whose models stay until it has ended."""
+        grace = self._grace
+
+        async def handle(*args: P.args, **kwargs: P.kwargs) -> R:
+            if self._started is None:
+                raise Unavailable("the models are not loaded")
+            epoch = grace.epoch
+            epoch.calls += 1
+            try:
+                return await find(self._started)(*args, **kwargs)
+            finally:
+                epoch.calls -= 1
 
         return handle
 
-    def _call(self, method: Callable[[rpc.Service], Handler], call: Call, body: bytes) -> Awaitable[bytes]:
-        if self._loaded is None:
-            raise Unavailable("the model is not loaded")
-        return method(self._loaded.service)(call, body)
+    def _started_only(
+        self, find: Callable[[_Started], Callable[P, Awaitable[R]]]
+    ) -> Callable[P, Awaitable[R]]:
+        async def handle(*args: P.args, **kwargs: P.kwargs) -> R:
+            if self._started is None:
+                raise Unavailable("the models are not loaded")
+            return await find(self._started)(*args, **kwargs)
+
+        return handle
 
 
 def create() -> GrpcApp:

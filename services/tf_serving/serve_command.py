@@ -12,9 +12,9 @@ from libs.serving.server import run_server
 from services.tf_serving import serve_flags
 from services.tf_serving.execution import batching_parameters
 from services.tf_serving.execution.batching_parameters import BatchingParametersError
-from services.tf_serving.model import saved_model
-from services.tf_serving.model.versions import ModelError, latest
+from services.tf_serving.model.versions import ModelError
 from services.tf_serving.options import VARIABLE
+from services.tf_serving.serving import model_configs
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -41,8 +41,7 @@ def run(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
     options = serve_flags.options(parsed)
     try:
         # Importing TensorFlow takes seconds; what the files alone tell is told at once.
-        if not options.model_config_file:
-            saved_model.read(latest(options.base_path).path)
+        model_configs.check(model_configs.configured(options))
         batching_parameters.effective(options)
     except (ModelError, BatchingParametersError) as error:
         print(f"error: {error}", file=sys.stderr)

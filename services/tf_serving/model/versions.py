@@ -61,6 +61,11 @@ def latest(base_path: Path) -> Version:
             hint = f"this folder itself is a SavedModel: move it into {base_path}/1"
         raise ModelError(f"no versions of the model found under {base_path}; {hint}")
     newest = versions[-1]
-    if not any((newest.path / name).exists() for name in GRAPH_FILES):
-        raise ModelError(f"{newest.path} is not a SavedModel: it has no {' or '.join(GRAPH_FILES)}")
+    check_saved_model(newest.path)
     return newest
+
+
+def check_saved_model(path: Path) -> None:
+    """A version's folder has a graph. Raises ModelError."""
+    if not any((path / name).exists() for name in GRAPH_FILES):
+        raise ModelError(f"{path} is not a SavedModel: it has no {' or '.join(GRAPH_FILES)}")
