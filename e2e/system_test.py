@@ -13,6 +13,8 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from dl_inference import Client, InvalidInput, NotFound
+from dl_inference.calls import pytorch
 
 from e2e.system import (
     PEXES,
@@ -101,6 +103,26 @@ def test_killing_one_of_two_workers_under_load_loses_no_call(mmoe: SimpleNamespa
     assert load.failures == []
     assert load.instances(killed + 1.0) == {mmoe.addresses[1]}
     assert len([at for at, _ in load.served if at > killed]) > 50
+
+
+def test_the_client_gets_the_same_answers_by_the_gateway_and_directly(mmoe: SimpleNamespace) -> None:
+    values = mmoe.caller.mmoe(ROW)[0]
+    with Client(mmoe.gateway.address) as client, Client.direct(mmoe.nodes) as direct:
+        for one in (client, direct):
+            reply = one.call(pytorch(MMOE_TASK, ROW))
+            assert np.ravel(reply.value.payload).tolist() == values
+            assert reply.instance in mmoe.addresses
+        with pytest.raises(NotFound, match="12345"):
+            client.pytorch_predict(12345, ROW)
+        with pytest.raises(InvalidInput):
+            direct.pytorch_predict(MMOE_TASK, np.zeros((1, 3)))
+        with Load(lambda: direct.call(pytorch(MMOE_TASK, ROW), timeout_s=5.0).instance) as load:
+            assert until(lambda: load.instances(0) == set(mmoe.addresses), 20), "both workers take traffic"
+            mmoe.workers[0].kill()
+            killed = time.monotonic()
+            time.sleep(2.0)
+    assert load.failures == []
+    assert load.instances(killed + 1.0) == {mmoe.addresses[1]}
 
 
 def test_node_file_edit_moves_traffic_within_two_seconds(mmoe: SimpleNamespace) -> None:
