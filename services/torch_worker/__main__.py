@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from libs.serving.envoy_child import Limits
@@ -13,15 +13,14 @@ from libs.serving.server import run_server
 from libs.serving.versions import PolicyError, parse_policy
 from services.torch_worker.config import (
     CONFIG_VARIABLE,
-    DEFAULT_MAX_BATCH_SIZE,
     DEFAULT_MAX_MESSAGE_BYTES,
     DEFAULT_MAX_QUEUE,
     DEFAULT_REST_TIMEOUT_S,
     ConfigError,
     WorkerConfig,
 )
+from services.torch_worker.flags import add_model_flags, model_options, number
 from services.torch_worker.folder_commands import add_commands
-from services.torch_worker.model.model_config import AUTOCAST_TYPES, COMPILE_MODES
 from services.torch_worker.serving.version_check import check_folder
 
 APP = "services.torch_worker.app:app"
@@ -44,6 +43,7 @@ and, optional,
   config.toml        [model] batchable = true|false, max_batch_size = 64; [parameters], [[inputs]] and more: README
   requirements.txt   what its code needs; installed by `torch-worker prepare`, never by serve
 `torch-worker check --model-dir DIR` loads a folder, says what it found, and ends.
+A folder of versions, DIR/1, DIR/2 ..., is watched: new versions are loaded beside what serves, and take over.
 
 one port serves, by gRPC: seldon.protos.Model/Predict and Seldon/Predict, inference.GRPCInferenceService (KServe V2),
 grpc.health.v1.Health, reflection; by HTTP: POST /v2/models/NAME/infer (KServe V2), POST /predict and
@@ -52,30 +52,12 @@ READY host:port is printed when the model takes requests. SIGTERM drains.
 """
 
 
-def _number(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, got {text!r}")
-        return value
-
-    return parse
-
-
 def _policy(text: str) -> str:
     try:
         parse_policy(text)
     except PolicyError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    number = _number(int, 1, 1_000_000)
-    return tuple(sorted({int(number(part)) for part in text.split(",")}))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,17 +69,24 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser(
         "serve",
-        help="serve one model folder",
-        description="Serve one model folder over the Seldon and KServe V2 protocols, by gRPC and REST.",
+        help="serve a model folder, or a folder of versions",
+        description="Serve a model folder, or a folder of versions, over the Seldon and KServe V2 protocols, by gRPC "
+        "and REST.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = serve.add_argument
-    add("--model-dir", required=True, type=Path, metavar="DIR", help="the model folder, see below")
+    add(
+        "--model-dir",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="the model folder, see below, or a folder of versions",
+    )
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default %(default)s)")
     add(
         "--port",
-        type=_number(int, 0, 65535),
+        type=number(int, 0, 65535),
         default=8866,
         help="port; 0 takes a free one (default %(default)s)",
     )
@@ -111,104 +100,44 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--watch-interval",
-        type=_number(float, 0, 3600),
+        type=number(float, 0, 3600),
         default=2.0,
         metavar="S",
         help="how often the folder is looked at for new versions; 0: never (default %(default)s)",
     )
-    add(
-        "--weights-only",
-        action="store_true",
-        help="take nothing but weights of the model file (safetensors, state dict): refuse pickled code, TorchScript "
-        "and exported programs. The folder's *.py run all the same",
-    )
-    add(
-        "--device",
-        default="cpu",
-        metavar="cpu|cuda[:N[,N]]",
-        help="where the model runs; several numbers: an instance on each (default %(default)s)",
-    )
-    add(
-        "--instances",
-        type=_number(int, 1, 1024),
-        metavar="N",
-        help="model calls that may run at a time, each on a copy of the model, per device (default: 1)",
-    )
-    add(
-        "--autocast",
-        choices=AUTOCAST_TYPES,
-        help="run floating operators in that type where PyTorch deems it safe (default: off)",
-    )
-    add(
-        "--compile",
-        nargs="?",
-        const="default",
-        choices=COMPILE_MODES,
-        help="compile the model with torch.compile before it is ready (default: off)",
-    )
-    add(
-        "--cuda-graphs",
-        action="store_const",
-        const=True,
-        help="record the model call of each preferred batch size as a CUDA graph (default: off)",
-    )
-    add(
-        "--max-batch-size",
-        type=_number(int, 1, 1_000_000),
-        metavar="ROWS",
-        help=f"most rows in one model call (default: config.toml's, else {DEFAULT_MAX_BATCH_SIZE})",
-    )
-    add(
-        "--preferred-batch-sizes",
-        type=_sizes,
-        metavar="N,N",
-        help="rows that batches are cut to or filled up to where possible (default: any)",
-    )
-    add(
-        "--max-delay-ms",
-        type=_number(float, 0, 10_000),
-        metavar="MS",
-        help="longest time that an incomplete batch is held for callers about to return; 0: never. How long it is "
-        "held is learned, and a lone request never waits (default: config.toml's, else as the model's speed allows)",
-    )
+    add_model_flags(add)
     add(
         "--max-queue",
-        type=_number(int, 1, 10_000_000),
+        type=number(int, 1, 10_000_000),
         default=DEFAULT_MAX_QUEUE,
         metavar="ROWS",
         help="most rows waiting for the model; beyond, calls are refused with RESOURCE_EXHAUSTED "
         "(default %(default)s)",
     )
     add(
-        "--threads",
-        type=_number(int, 0, 1024),
-        metavar="N",
-        help="CPU threads of one model call; 0: chosen from the cores that may be used (default)",
-    )
-    add(
         "--hook-threads",
-        type=_number(int, 0, 256),
+        type=number(int, 0, 256),
         default=0,
         metavar="N",
         help="threads that run preprocess; 0: one a usable core, at most 8 (default)",
     )
     add(
         "--max-message-bytes",
-        type=_number(int, 1024, 1 << 30),
+        type=number(int, 1024, 1 << 30),
         default=DEFAULT_MAX_MESSAGE_BYTES,
         metavar="BYTES",
         help="largest request message (default %(default)s)",
     )
     add(
         "--rest-timeout",
-        type=_number(float, 0.001, 86_400),
+        type=number(float, 0.001, 86_400),
         default=DEFAULT_REST_TIMEOUT_S,
         metavar="S",
         help="when an HTTP request ends whose caller names no time, or a longer one (default %(default)s)",
     )
     add(
         "--log-requests",
-        type=_number(float, 0, 1),
+        type=number(float, 0, 1),
         default=0.0,
         metavar="SHARE",
         help="share of the requests that are logged, 0 to 1 (default %(default)s)",
@@ -220,14 +149,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--drain-grace",
-        type=_number(float, 0, 3600),
+        type=number(float, 0, 3600),
         default=1.0,
         metavar="S",
         help="seconds of full service after SIGTERM has made the worker unready (default %(default)s)",
     )
     add(
         "--drain-deadline",
-        type=_number(float, 0, 3600),
+        type=number(float, 0, 3600),
         default=30.0,
         metavar="S",
         help="seconds that calls in flight then have to end (default %(default)s)",
@@ -250,23 +179,14 @@ def run_serve(args: argparse.Namespace) -> int:
         name=args.name,
         versions=args.versions,
         watch_interval_s=args.watch_interval,
-        weights_only=args.weights_only,
-        device=args.device,
-        instances=args.instances,
-        autocast=args.autocast,
-        compile=args.compile,
-        cuda_graphs=args.cuda_graphs,
-        preferred_batch_sizes=args.preferred_batch_sizes,
-        max_batch_size=args.max_batch_size,
-        max_delay_ms=args.max_delay_ms,
         max_queue=args.max_queue,
-        threads=args.threads,
         hook_threads=args.hook_threads,
         max_message_bytes=args.max_message_bytes,
         rest_timeout_s=args.rest_timeout,
         log_requests=args.log_requests,
         load_report=not args.no_load_report,
         log_level=args.log_level.upper(),
+        **model_options(args),
     )
     try:
         check_folder(args.model_dir)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 CONFIG_VARIABLE = "TORCH_WORKER_CONFIG"
 
+DEVICE_FORM = r"cpu|cuda(:\d{1,4}(,\d{1,4})*)?"
+
 DEFAULT_MAX_BATCH_SIZE = 64
 DEFAULT_MAX_QUEUE = 1024
 # The original's limit, which callers and gateway keep as well.

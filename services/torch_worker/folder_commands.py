@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from pathlib import Path
 from typing import Any
 
+from libs.serving.metrics import Metrics
 from libs.serving.version_folders import scan
-from services.torch_worker.config import ConfigError
+from services.torch_worker.config import ConfigError, WorkerConfig
+from services.torch_worker.flags import add_model_flags, model_options
 from services.torch_worker.model.folder import REQUIREMENTS_FILE, is_model_folder
 
 _CHECK = """\
-Loads the folder as `serve` does, prints what it found and ends: exit status 0 if it can be served, 1 if not, with the
-reason. Of a folder of versions (DIR/1, DIR/2 ...) it does each. The folder's code runs.
+Loads the folder and warms it up as `serve` does, prints what it found and ends: exit status 0 if it can be served,
+1 if not, with the reason. Of a folder of versions (DIR/1, DIR/2 ...) it does each. The folder's code runs. The flags
+that say how a model runs are those of `serve`; --log-level info tells what calls take.
 """
 _PREPARE = """\
 Installs what the folder's requirements.txt asks for into DIR/.packages with pip, whose own settings (PIP_INDEX_URL,
@@ -21,6 +25,9 @@ pip.conf) hold. The worker's own packages are never replaced: torch, numpy and t
 there, and requirements that contradict these fail. `serve` installs nothing; it refuses a folder whose requirements are
 not there. Run it again when requirements.txt has changed, and restart a worker that serves the folder.
 """
+
+# Nothing is under way by then.
+_CLOSE_S = 5.0
 
 
 def add_commands(commands: Any) -> None:
@@ -33,10 +40,7 @@ def add_commands(commands: Any) -> None:
         epilog="example:\n  torch-worker check --model-dir var/models/mmoe",
     )
     _common(check)
-    check.add_argument(
-        "--device", default="cpu", metavar="cpu|cuda[:N]", help="where it is loaded (default %(default)s)"
-    )
-    check.add_argument("--weights-only", action="store_true", help="as `serve --weights-only`")
+    add_model_flags(check.add_argument)
     check.set_defaults(run=run_check)
     prepare = commands.add_parser(
         "prepare",
@@ -70,22 +74,27 @@ def _common(parser: argparse.ArgumentParser) -> None:
 def run_check(args: argparse.Namespace) -> int:
     """Run `torch-worker check`; returns the exit status."""
     # torch takes a second to import, which a mistyped command should not wait for.
-    from services.torch_worker.execution.devices import resolve_devices
     from services.torch_worker.model.describe import describe
-    from services.torch_worker.model.loading import open_model
+    from services.torch_worker.model.loading import LoadedModel
+    from services.torch_worker.serving.assembly import Assembler
 
     status = 0
     for folder in _folders(args.model_dir):
+        config = WorkerConfig(str(folder.absolute()), **model_options(args))
+        assembler = Assembler(config, Metrics({"model": config.model_name}))
+        held: list[LoadedModel] = []
         try:
-            device = resolve_devices(args.device)[0]
-            loaded = open_model(folder, device, weights_only=args.weights_only)
+            servable = assembler.load(folder, held.append)
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr)
             status = 1
-            continue
-        for name, text in describe(loaded):
-            print(f"{name:<16} {text}")
-        loaded.namespace.close()
+        except BaseException as error:  # the folder's code may raise anything, and call sys.exit()
+            print(f"error: {folder}: {type(error).__name__}: {error}", file=sys.stderr)
+            status = 1
+        else:
+            for name, text in describe(held[0]):
+                print(f"{name:<16} {text}")
+            asyncio.run(servable.close(_CLOSE_S))
     return status
 
 

@@ -61,8 +61,40 @@ def test_check_says_why_a_folder_cannot_be_served(tmp_path: Path, capsys: pytest
     make_folder(tmp_path, DOUBLER, "Doubler()")
     assert main(["check", "--model-dir", str(tmp_path), "--weights-only"]) == 1
     assert "with --weights-only it is not read" in capsys.readouterr().err
-    assert main(["check", "--model-dir", str(tmp_path), "--device", "gpu"]) == 1
-    assert "--device gpu" in capsys.readouterr().err
+    assert main(["check", "--model-dir", str(tmp_path), "--device", "cuda:99"]) == 1
+    assert "--device cuda:99" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", "--model-dir", str(tmp_path), "--device", "gpu"])
+    assert "expected cpu, cuda, cuda:N or cuda:N,N, got 'gpu'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "message"),
+    [
+        ('[warmup]\nfiles = ["no.npy"]\n', [], "no.npy: cannot be read as a recorded request"),
+        ("[model]\npreferred_batch_sizes = [128]\n", [], "at most max_batch_size, 64"),
+        ("", ["--max-batch-size", "4", "--preferred-batch-sizes", "8"], "at most max_batch_size, 4"),
+    ],
+)
+def test_check_refuses_what_serve_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], config: str, flags: list[str], message: str
+) -> None:
+    make_folder(tmp_path, DOUBLER, "Doubler()", config=config)
+    assert main(["check", "--model-dir", str(tmp_path), *flags]) == 1
+    output = capsys.readouterr()
+    assert message in output.err and output.out == ""
+
+
+def test_check_of_one_folder_goes_on_after_code_that_ends_the_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for version in ("1", "2"):
+        make_folder(tmp_path / version, DOUBLER, "Doubler()")
+    (tmp_path / "1" / "processor.py").write_text("raise SystemExit(0)\n")
+    assert main(["check", "--model-dir", str(tmp_path)]) == 1
+    output = capsys.readouterr()
+    assert f"folder           {tmp_path / '2'}" in output.out
+    assert "processor.py: cannot be imported: SystemExit" in output.err
 
 
 def test_prepare_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,7 @@ import re
 
 import torch
 
-from services.torch_worker.config import ConfigError
-
-_FORM = re.compile(r"cpu|cuda(:\d{1,4}(,\d{1,4})*)?")
+from services.torch_worker.config import DEVICE_FORM, ConfigError
 
 
 def resolve_devices(name: str) -> tuple[torch.device, ...]:
@@ -17,7 +15,7 @@ def resolve_devices(name: str) -> tuple[torch.device, ...]:
     Raises:
         ConfigError: the name is unknown, or this machine or this torch build has no such device.
     """
-    if _FORM.fullmatch(name) is None:
+    if re.fullmatch(DEVICE_FORM, name) is None:
         raise ConfigError(f"--device {name}: expected cpu, cuda, cuda:N or cuda:N,N")
     if name == "cpu":
         return (torch.device("cpu"),)

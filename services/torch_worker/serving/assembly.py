@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from random import random
@@ -38,8 +38,10 @@ def policy_of(worker: WorkerConfig, model: ModelConfig) -> BatchPolicy:
     delay = worker.max_delay_ms if worker.max_delay_ms is not None else model.max_delay_ms
     preferred = worker.preferred_batch_sizes or model.preferred_batch_sizes or ()
     if preferred and max(preferred) > batch:
+        said = "--preferred-batch-sizes" if worker.preferred_batch_sizes else "config.toml: preferred_batch_sizes"
         raise ConfigError(
-            f"preferred_batch_sizes has {max(preferred)}: expected at most max_batch_size, {batch}"
+            f"{said} has {max(preferred)}: expected at most max_batch_size, {batch}; --max-batch-size, or "
+            "max_batch_size in config.toml, raises that"
         )
     return BatchPolicy(batch, max(worker.max_queue, batch), delay, preferred)
 
@@ -53,8 +55,11 @@ class Assembler:
         # Chosen for the first version; later ones are loaded while that one serves, which would spoil the measurement.
         self._threads: int | None = None
 
-    def load(self, path: Path) -> Servable:
+    def load(self, path: Path, opened: Callable[[LoadedModel], None] | None = None) -> Servable:
         """The servable of the model folder at path, warm and ready to answer.
+
+        Args:
+            opened: is told what the folder holds, before it is warmed up.
 
         Raises:
             ConfigError: something is missing or wrong, or a recorded request cannot be answered; says what.
@@ -62,6 +67,8 @@ class Assembler:
         devices = resolve_devices(self._config.device)
         loaded = open_model(path, devices[0], weights_only=self._config.weights_only)
         try:
+            if opened is not None:
+                opened(loaded)
             with loaded.entered():
                 return self._assemble(loaded, devices)
         except BaseException:

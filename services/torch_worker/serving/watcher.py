@@ -22,8 +22,8 @@ from libs.serving.version_folders import look, scan
 from libs.serving.version_metrics import VersionStats
 from libs.serving.versions import Action, Found, Load, Policy, Versions
 from services.torch_worker.config import ConfigError
-from services.torch_worker.model.folder import is_model_folder
 from services.torch_worker.model.directory import enter_directory
+from services.torch_worker.model.folder import is_model_folder
 from services.torch_worker.serving.repository import Repository
 from services.torch_worker.serving.servable import Servable
 from services.torch_worker.serving.version_check import is_content
