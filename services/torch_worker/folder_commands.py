@@ -88,7 +88,7 @@ def run_check(args: argparse.Namespace) -> int:
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr)
             status = 1
-        except BaseException as error:  # the folder's code may raise anything, and call sys.exit()
+        except (Exception, SystemExit) as error:  # the folder's code may raise anything
             print(f"error: {folder}: {type(error).__name__}: {error}", file=sys.stderr)
             status = 1
         else:

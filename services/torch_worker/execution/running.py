@@ -50,7 +50,7 @@ class Runner:
     ) -> None:
         self._sharing = sharing
         self._custom = hooks.run_model is not None
-        self._stage = "run_model" if self._custom else "the model"
+        self._stage = hooks.model_call if self._custom else "the model"
         # Without a hook after it, outputs become answers at once, those of a whole batch in one go.
         self._plain = not hooks.postprocesses
         self._folder = folder

@@ -32,6 +32,7 @@ class Hooks:
         postprocess: from the model's output to the answer (array or nested list, str, bytes, dict).
         preprocess_batch, postprocess_batch: the same for several requests at a time: a list in, a list of as many out,
             or an array or tensor with one row for each.
+        model_call: what run_model is to those who wrote it, for error messages.
         class_names: `data.names` of two- and more-dimensional answers, where processor.py sets a list of that
             name.
     """
@@ -43,6 +44,7 @@ class Hooks:
     model_takes_tags: bool = True
     preprocess_batch: Hook | None = None
     postprocess_batch: Hook | None = None
+    model_call: str = "run_model"
 
     @property
     def preprocesses(self) -> bool:

@@ -146,7 +146,7 @@ def _run_class(model: Any, x: Any, **kwargs: Any) -> Any:
     return model(x, **kwargs)
 
 
-CLASS_HOOKS = Hooks(run_model=_run_class, model_takes_tags=False)
+CLASS_HOOKS = Hooks(run_model=_run_class, model_takes_tags=False, model_call="predict")
 """By these an engine calls a class: payloads as they came, one request at a time unless config.toml says more."""
 
 
