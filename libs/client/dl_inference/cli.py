@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from dl_inference import cli_bench, cli_input
+from dl_inference import cli_input
 from dl_inference.calls import Call, health, kserve_v2, pytorch, task_of, tensorflow
+from dl_inference.cli_bench import run
 from dl_inference.client import Client
 from dl_inference.errors import InferenceError
 from dl_inference.options import Options, Tls
@@ -179,7 +180,7 @@ def bench(settings: _Settings, /, in_flight: int, seconds: float, **request: Any
     call = _call(**request)
     try:
         result = asyncio.run(
-            cli_bench.run(settings.address, settings.nodes, settings.options, call, in_flight, seconds)
+            run(settings.address, settings.nodes, settings.options, call, in_flight, seconds)
         )
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
