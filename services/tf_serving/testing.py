@@ -151,6 +151,28 @@ def save_version_1(path: Path) -> None:
         builder.save()
 
 
+def save_constant(path: Path, value: float) -> None:
+    """x float (-1) to y float (-1), the value whatever x is: a version that says which it is.
+
+    The folder appears at once, as an export should have it.
+    """
+    tf = tensorflow()
+
+    class Constant(tf.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.value = tf.Variable(float(value))
+            self.answer = tf.function(
+                lambda x: {"y": tf.zeros_like(x) + self.value},
+                input_signature=[tf.TensorSpec([None], tf.float32, name="x")],
+            )
+
+    model = Constant()
+    partial = path.with_name(f"tmp-{path.name}")
+    tf.saved_model.save(model, str(partial), signatures=model.answer.get_concrete_function())
+    partial.rename(path)
+
+
 MAKERS = {
     "half_plus_two": save_half_plus_two,
     "echo": save_echo,
