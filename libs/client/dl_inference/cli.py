@@ -11,8 +11,8 @@ import click
 
 from dl_inference import cli_input
 from dl_inference.calls import Call, health, kserve_v2, pytorch, task_of, tensorflow
-from dl_inference.cli_bench import run
 from dl_inference.client import Client
+from dl_inference.closed_loop import run
 from dl_inference.errors import InferenceError
 from dl_inference.options import Options, Tls
 
