@@ -18,7 +18,7 @@ from libs.serving.errors import Unavailable
 from libs.serving.health import NOT_SERVING, SERVING
 from libs.serving.metrics import Metrics
 from libs.serving.versions import State
-from services.tf_serving.execution import batching_parameters
+from services.tf_serving.execution import batching_parameters, libraries
 from services.tf_serving.execution.runtime import skip_keras
 from services.tf_serving.execution.scheduler import Scheduler
 from services.tf_serving.options import VARIABLE, Options, pools, usable_cores
@@ -100,6 +100,7 @@ class Application:
     async def start(self) -> None:
         """Load the models. Raises ModelError."""
         options = self._options
+        await asyncio.to_thread(libraries.load, options.load_library)
         configs = await asyncio.to_thread(model_configs.configured, options)
         await self._models.start(configs)
         stats = self._metrics.batcher(self._name)

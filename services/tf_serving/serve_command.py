@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from libs.serving.envoy_child import Limits
 from libs.serving.server import run_server
 from services.tf_serving import serve_flags
-from services.tf_serving.execution import batching_parameters
+from services.tf_serving.execution import batching_parameters, libraries
 from services.tf_serving.execution.batching_parameters import BatchingParametersError
 from services.tf_serving.model.versions import ModelError
 from services.tf_serving.options import VARIABLE
@@ -43,6 +43,7 @@ def run(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
         # Importing TensorFlow takes seconds; what the files alone tell is told at once.
         model_configs.check(model_configs.configured(options))
         batching_parameters.effective(options)
+        libraries.check(options.load_library)
     except (ModelError, BatchingParametersError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
