@@ -101,13 +101,19 @@ def _equal(left: Any, right: Any) -> bool:
     return torch.equal(left, right)
 
 
+# By numpy's letters for kinds of types.
+_CONTENTS = {"U": "text", "S": "bytes", "O": "bytes, or of values of several types"}
+
+
 def describe(payload: Any) -> str:
     """What a payload is, for error messages."""
     if isinstance(payload, np.ndarray):
-        return f"an array of {payload.dtype}"
+        return f"an array of {_CONTENTS.get(payload.dtype.kind, payload.dtype)}"
     if is_named(payload):
         return ", ".join(f"{name}: {describe(value)}" for name, value in payload.items())
-    return "binData" if isinstance(payload, bytes) else "strData" if isinstance(payload, str) else "jsonData"
+    if isinstance(payload, bytes | str):
+        return "binData" if isinstance(payload, bytes) else "strData"
+    return "customData" if hasattr(payload, "DESCRIPTOR") else "jsonData"
 
 
 def form_text(form: Form) -> str:

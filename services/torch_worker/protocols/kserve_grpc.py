@@ -19,7 +19,7 @@ from libs.proto.kserve_metadata import (
 from libs.proto.kserve_tensor import DATATYPES
 from libs.proto.wire import ProtoError
 from libs.serving.call import Call, Handler
-from libs.serving.errors import Internal, InvalidArgument
+from libs.serving.errors import Internal, InvalidArgument, NotFound
 from services.torch_worker.protocols.kserve_forms import Form
 from services.torch_worker.protocols.kserve_model import (
     EXTENSIONS,
@@ -82,8 +82,13 @@ class KServeGrpc:
         return encode_flag(self._server_ready())
 
     async def model_ready(self, call: Call, body: bytes) -> bytes:
-        """ModelReady. Raises NotFound for a model or version that is not here."""
-        return encode_flag(self._model.ready(*_model_name(body)))
+        """ModelReady: no error but "not ready" for a model or version that is not here, as Triton says it: callers wait
+        by it for what is still to come.
+        """
+        try:
+            return encode_flag(self._model.ready(*_model_name(body)))
+        except NotFound:
+            return encode_flag(False)
 
     async def server_metadata(self, call: Call, body: bytes) -> bytes:
         """ServerMetadata."""

@@ -109,8 +109,8 @@ def respond(asked: DataKind | None, result: Any) -> tuple[DataKind, Any]:
         return DataKind.CUSTOM, result.SerializeToString()
     else:
         raise Internal(
-            f"the result is a {type(result).__name__}; postprocess must return an array, a list, a str, "
-            "bytes or a dict"
+            f"the result is of type {type(result).__name__}; the model, or its postprocess, must return an array, a "
+            "list, a number, a str, bytes or a dict"
         )
     if array.dtype.kind in "fiu":
         return (asked if asked is DataKind.NDARRAY or asked is DataKind.TFTENSOR else DataKind.TENSOR), array

@@ -62,8 +62,8 @@ def test_a_number_is_an_array_without_dimensions() -> None:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (None, "the result is a NoneType; postprocess must return"),
-        (object(), "the result is a object"),
+        (None, "the result is of type NoneType; the model, or its postprocess, must return"),
+        (object(), "the result is of type object"),
         ([[1.0], [1.0, 2.0]], "parts have different lengths"),
         ([torch.zeros(1), torch.zeros(2)], "parts have different lengths"),
         (np.array([1j]), "complex"),
