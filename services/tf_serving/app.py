@@ -114,7 +114,12 @@ class Application:
             in_place=options.in_place,
         )
         stats.queued_rows = lambda: scheduler.queued
-        service = rpc.Service(self._servables, scheduler, as_content=options.as_content)
+        service = rpc.Service(
+            self._servables,
+            scheduler,
+            as_content=options.as_content,
+            check_method_name=options.check_method_name,
+        )
         reload = self._models.reload_message if options.enable_reload_config else None
         self._started = _Started(service, ModelService(self._servables, reload), scheduler)
         if options.model_config_file and options.model_config_file_poll_wait_s:

@@ -52,6 +52,7 @@ class Options:
         max_queue: most calls (with batching: rows) that wait for a model thread.
         max_message_bytes: most bytes of a request.
         as_content: answer numbers in tensor_content instead of typed values.
+        check_method_name: refuse signatures that were made for another method; see model.methods.
         warm_up: run every signature once before the server is ready.
         log_level: name of a Python logging level.
     """
@@ -80,6 +81,7 @@ class Options:
     max_queue: int = DEFAULT_MAX_QUEUE
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     as_content: bool = False
+    check_method_name: bool = False
     warm_up: bool = True
     log_level: str = "INFO"
 

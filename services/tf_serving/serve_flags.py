@@ -80,6 +80,7 @@ def options(parsed: argparse.Namespace) -> Options:
         max_queue=parsed.max_queue,
         max_message_bytes=parsed.max_message_bytes,
         as_content=parsed.enable_serialization_as_tensor_content,
+        check_method_name=parsed.enable_signature_method_name_check,
         warm_up=parsed.enable_model_warmup,
         log_level=parsed.log_level,
     )
@@ -273,6 +274,12 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
         "--enable-serialization-as-tensor-content",
         default=False,
         help="answer numbers in tensor_content instead of float_val and the like",
+    )
+    _add_switch(
+        other,
+        "--enable-signature-method-name-check",
+        default=False,
+        help="classify and regress only by signatures that say they are for that; TensorFlow 2 writes none",
     )
     _add_switch(
         other,

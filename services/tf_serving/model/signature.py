@@ -90,18 +90,30 @@ def check_input_names(signature: Signature, given: Iterable[str]) -> None:
     """Every input is given (or has a default), and nothing else.
 
     Raises:
-        InvalidArgument: with the names that are too many and those that are missing.
+        InvalidArgument: with the names that are too many and those that are missing, in the text that
+            TensorFlow Serving has for it: there is one for a wrong number of inputs, others for wrong names.
     """
     names = set(given)
     if names == signature.inputs.keys():
         return
-    required = signature.inputs.keys() - (signature.defaults or {}).keys()
-    extra, missing = names - signature.inputs.keys(), required - names
-    if extra or missing:
+    defaults = (signature.defaults or {}).keys()
+    extra, missing = names - signature.inputs.keys(), signature.inputs.keys() - names
+    if len(names) > len(signature.inputs) or (len(names) < len(signature.inputs) and not defaults):
         raise InvalidArgument(
             f"input size does not match signature: {len(names)}!={len(signature.inputs)} "
             f"len({_set(names)}) != len({_set(signature.inputs)}). "
             f"Sent extra: {_set(extra)}. Missing but required: {_set(missing)}."
+        )
+    for name in sorted(missing - defaults):
+        raise InvalidArgument(
+            f"Signature input alias: {name}(feed name: {signature.inputs[name].tensor}) not found in request "
+            f"and no default value provided. Inputs expected to be in the request {_set(names)}, "
+            f"or default input alias set: {','.join(sorted(defaults))}"
+        )
+    if extra:
+        raise InvalidArgument(
+            f"Inputs contains invalid name. Used request inputs: {','.join(sorted(names - extra))}, "
+            f"request input: {','.join(sorted(names))}"
         )
 
 

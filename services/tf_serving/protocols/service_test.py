@@ -158,7 +158,7 @@ async def test_a_model_of_tensorflow_1_with_a_default_input_and_an_input_as_an_o
     response = await predict(service, predict_request("version_1", {"x": np.float32(2), "key": b"three"}))
     assert list(response.outputs["y"].float_val) == [4]
     assert not response.outputs["y"].tensor_shape.dim
-    with pytest.raises(InvalidArgument, match=r"Missing but required: \{x\}"):
+    with pytest.raises(InvalidArgument, match=r"Signature input alias: x\(feed name: x:0\) not found"):
         await predict(service, predict_request("version_1", {"key": b"two"}))
 
 
