@@ -19,7 +19,7 @@ from pathlib import Path
 
 import dl_inference
 
-NAME, VERSION = "dl_inference_client", "0.1.0"
+NAME, VERSION = "dl_inference_client", dl_inference.__version__
 METADATA = f"""\
 Metadata-Version: 2.3
 Name: {NAME.replace("_", "-")}

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     )
     from dl_inference.options import Options, Reply, RetryPolicy, Tls
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "AsyncClient": "aio",
     "Answer": "calls",

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from dl_inference import cli_input
+from dl_inference import __version__, cli_input
 from dl_inference.calls import Call, health, kserve_v2, pytorch, task_of, tensorflow
 from dl_inference.client import Client
 from dl_inference.closed_loop import run
@@ -53,7 +53,7 @@ class _Settings:
 @click.option("--key", type=click.Path(exists=True, dir_okay=False), help="and its key (PEM)")
 @click.option("--api-key", envvar="DL_INFERENCE_API_KEY", default="", help="or $DL_INFERENCE_API_KEY")
 @click.option("--token", envvar="DL_INFERENCE_TOKEN", default="", help="bearer token, or $DL_INFERENCE_TOKEN")
-@click.version_option(package_name="dl-inference-client", message="%(version)s")
+@click.version_option(__version__, message="%(version)s")
 @click.pass_context
 def main(
     context: click.Context,

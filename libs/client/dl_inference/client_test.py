@@ -175,11 +175,11 @@ def test_unavailable_is_tried_again_and_then_told(make: Ask, server: Backend) ->
 
 
 def test_a_deadline_holds_over_all_attempts(make: Ask, server: Backend) -> None:
-    server.delay_s = 30.0
+    server.delay_s = 3.0
     start = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         make(server.address).predict("m-1", {"x": [1.0]}, timeout_s=0.3)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 2.5
     server.delay_s = 0.0
 
 
