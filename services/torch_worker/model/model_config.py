@@ -72,7 +72,7 @@ class ModelConfig:
             said): as long as the model's measured time allows.
         preferred_batch_sizes: rows that a batch is cut to, or filled up to, where possible; ascending.
         instances: model calls that may run at a time, each on a copy of the model.
-        threads: CPU threads of one model call.
+        threads: CPU threads of one model call; 0, and None (not said): chosen by what calls take.
         autocast: "bfloat16" or "float16": floating operators run in that type where torch deems it safe.
         compile: mode of torch.compile ("default", "reduce-overhead", "max-autotune").
         cuda_graphs: whether to record the model call of each preferred batch size as a CUDA graph.
@@ -113,7 +113,7 @@ _MODEL: Mapping[str, Parser] = {
     "max_delay_ms": value.milliseconds,
     "preferred_batch_sizes": value.sizes,
     "instances": _COUNT,
-    "threads": _COUNT,
+    "threads": value.number(0, 1024),
     "autocast": value.one_of(*AUTOCAST_TYPES),
     "compile": value.one_of(*COMPILE_MODES),
     "cuda_graphs": value.flag,
@@ -125,6 +125,7 @@ _PADDING: Mapping[str, Parser] = {
     "value": value.real,
     "mask": value.identifier,
 }
+_FIELDS = {"[model]": _MODEL, "[warmup]": _WARMUP, "[padding]": _PADDING}
 _TABLES = ("[model]", "[parameters]", "[[inputs]]", "[[outputs]]", "[warmup]", "[padding]")
 
 
@@ -137,7 +138,9 @@ def parse_model_config(text: str, source: Path) -> ModelConfig:
     document = TomlText.parse(text, source)
     for name in document.values:
         if name not in [table.strip("[]") for table in _TABLES]:
-            raise document.error(name, None, f"unknown; there are the tables {', '.join(_TABLES)}")
+            owner = next((table for table, known in _FIELDS.items() if name in known), None)
+            hint = f"it stands under {owner}" if owner else f"there are the tables {', '.join(_TABLES)}"
+            raise document.error(name, None, f"unknown; {hint}")
     model = document.fields("model", _MODEL)
     class_name = model.pop("class", None)
     parameters = document.values.get("parameters", {})

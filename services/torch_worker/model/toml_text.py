@@ -37,7 +37,9 @@ class TomlText:
         try:
             return TomlText(source, text, tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{source}: not valid TOML: {error}") from error
+            found = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
+            line = int(found[1]) if found is not None else len(text.splitlines()) or 1
+            raise ConfigError(f"{source}:{line}: not valid TOML: {error}") from error
 
     def error(self, table: str, key: str | None, problem: str, index: int | None = None) -> ConfigError:
         """The error of a field, of a whole table (key None), or of the index-th table of an array of tables."""
