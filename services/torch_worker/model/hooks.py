@@ -5,8 +5,10 @@ batched preprocess_batch(xs, **kwargs), postprocess_batch(xs, **kwargs).
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -15,9 +17,18 @@ from services.torch_worker.model.failures import place_in
 from services.torch_worker.model.folder import ModelFolder
 from services.torch_worker.model.namespace import Namespace
 
+log = logging.getLogger(__name__)
+
 Hook = Callable[..., Any]
 
-_NAMES = ("preprocess", "preprocess_batch", "run_model", "postprocess", "postprocess_batch")
+# Each hook's parameters as a folder would write them, and the keyword arguments that every call has.
+_FORMS = {
+    "preprocess": (("x",), ("meta",)),
+    "preprocess_batch": (("xs",), ("metas",)),
+    "run_model": (("model", "x"), ("meta", "metas")),
+    "postprocess": (("x",), ("meta",)),
+    "postprocess_batch": (("xs",), ("metas",)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +72,8 @@ def load_hooks(folder: ModelFolder, namespace: Namespace) -> Hooks:
     """Import the folder's processor.py, if it has one, among the folder's modules, and pick its hooks.
 
     Raises:
-        ConfigError: the file cannot be imported, or a hook's name is bound to something that cannot be
-            called.
+        ConfigError: the file cannot be imported, or a hook's name is bound to something that cannot be called, or not
+            as hooks are.
     """
     file = folder.processor_file
     if file is None:
@@ -71,14 +82,16 @@ def load_hooks(folder: ModelFolder, namespace: Namespace) -> Hooks:
         module = namespace.import_module(file.stem)
     except BaseException as error:  # a processor that calls sys.exit() must not end the worker without a word
         where = place_in(folder.path, error) or file.name
-        raise ConfigError(f"{file}: cannot be imported: {type(error).__name__}: {error} ({where})") from error
+        text = error.msg if isinstance(error, SyntaxError) else error
+        raise ConfigError(f"{file}: cannot be imported: {type(error).__name__}: {text} ({where})") from error
 
     found: dict[str, Hook | None] = {}
-    for name in _NAMES:
-        hook = getattr(module, name, None)
-        if hook is not None and not callable(hook):
-            raise ConfigError(f"{file}: {name} must be a function, it is a {type(hook).__name__}")
-        found[name] = hook
+    for name in _FORMS:
+        found[name] = hook = getattr(module, name, None)
+        if hook is not None:
+            _check(file, name, hook)
+    if not any(found.values()) and not hasattr(module, "class_names"):
+        log.warning("%s defines none of %s, class_names: it changes nothing", file, ", ".join(_FORMS))
     takes_tags = found["run_model"] is None
     if found["run_model"] is not None and is_plain_call(found["run_model"]):
         found["run_model"] = None
@@ -94,6 +107,32 @@ def load_hooks(folder: ModelFolder, namespace: Namespace) -> Hooks:
         preprocess_batch=found["preprocess_batch"],
         postprocess_batch=found["postprocess_batch"],
     )
+
+
+def _check(file: Path, name: str, hook: Any) -> None:
+    """A hook that could not be called would fail each request.
+
+    Raises:
+        ConfigError: it is no function, or takes other arguments.
+    """
+    if not callable(hook):
+        raise ConfigError(f"{file}: {name} must be a function, it is of type {type(hook).__name__}")
+    names, keywords = _FORMS[name]
+    form = f"def {name}({', '.join(names)}, **kwargs)"
+    if inspect.iscoroutinefunction(hook):
+        raise ConfigError(
+            f"{file}: {name} must be a plain function, {form}, not async: hooks run on threads, where they may wait"
+        )
+    try:
+        signature = inspect.signature(hook)
+    except (TypeError, ValueError):  # of something built in, which does not say
+        return
+    try:
+        signature.bind(*names, **dict.fromkeys(keywords))
+    except TypeError as error:
+        raise ConfigError(
+            f"{file}: {name}{signature} cannot be called as hooks are, {form}: {error}"
+        ) from error
 
 
 def _plain(model: Any, x: Any, **kwargs: Any) -> Any:

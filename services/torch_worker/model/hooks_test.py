@@ -94,14 +94,43 @@ def test_plain_calls(source: str, plain: bool) -> None:
         ("\n\nimport not_installed_anywhere\n", r"ModuleNotFoundError.*\(processor\.py line 3\)"),
         ("def preprocess(x:\n", r"SyntaxError.*\(processor\.py line 1\)"),
         ("import sys\nsys.exit(3)\n", r"SystemExit: 3 \(processor\.py line 2\)"),
-        ("preprocess = 3\n", "preprocess must be a function, it is a int"),
-        ("postprocess_batch = []\n", "postprocess_batch must be a function, it is a list"),
+        ("preprocess = 3\n", "preprocess must be a function, it is of type int"),
+        ("postprocess_batch = []\n", "postprocess_batch must be a function, it is of type list"),
+        ("def preprocess(x): return x\n", r"preprocess\(x\) cannot be called .* def preprocess\(x, \*\*kwargs\): "),
+        ("def run_model(x, **kw): return x\n", r"as hooks are, def run_model\(model, x, \*\*kwargs\): too many"),
+        ("def preprocess_batch(xs, meta): return xs\n", "missing a required argument: 'meta'"),
+        ("async def postprocess(x, **kwargs): return x\n", "postprocess must be a plain function, .* not async"),
         ("class_names = 'ab'\n", "class_names must be a list of strings"),
     ],
 )
 def test_a_processor_that_cannot_be_used_says_why(tmp_path: Path, source: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(tmp_path, source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def preprocess(x, meta): return x\n",
+        "class Hook:\n    def __call__(self, x, **kwargs): return x\npostprocess = Hook()\n",
+        "from functools import partial\ndef f(y, x, **kwargs): return x\npreprocess = partial(f, 1)\n",
+        "def run_model(model, x, *, meta, **kwargs): return x\n",
+    ],
+)
+def test_hooks_of_any_callable_form(tmp_path: Path, source: str) -> None:
+    hooks = load(tmp_path, source)
+    assert hooks.preprocess or hooks.run_model or hooks.postprocess
+
+
+def test_a_processor_without_hooks_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for side, source, warned in (
+        ("typo", "def preproces(x, **kwargs): return x\n", True),
+        ("names", "class_names = ['a']\n", False),
+    ):
+        (tmp_path / side).mkdir()
+        caplog.clear()
+        load(tmp_path / side, source)
+        assert ("it changes nothing" in caplog.text) is warned
 
 
 def test_batched_hooks_count_as_hooks(tmp_path: Path) -> None:
