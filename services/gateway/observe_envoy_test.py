@@ -270,6 +270,6 @@ def test_a_collector_that_is_down_costs_no_call(backend: Backend) -> None:
     with Collector() as gone:
         edge = tracing(gone, 100.0)
     with EdgeEnvoy(table_of(backend.address, task_of(69), edge=edge)) as envoy, envoy.channel() as channel:
-        for _ in range(100):
-            answer = predict(channel, "textcnn-69")
-            assert answer.code == grpc.StatusCode.OK and answer.took_s < 2
+        answers = [predict(channel, "textcnn-69") for _ in range(100)]
+    assert {answer.code for answer in answers} == {grpc.StatusCode.OK}
+    assert sum(answer.took_s for answer in answers) < 30  # a second each, if they waited for its timeout
