@@ -23,8 +23,7 @@ from examples.quickstart.processes import Processes
 TASK = 70
 EPILOG = """\
 Import is of what a program needs to call, in a fresh process. Encoding and decoding are of one float32 tensor; a call
-is
-to the embedded server on the same machine, with half_plus_two, so that both callers share what the server takes.
+is to the embedded server on the same machine, with half_plus_two, so that both callers share what the server takes.
 """
 
 

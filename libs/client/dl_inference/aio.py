@@ -179,7 +179,7 @@ class AsyncClient:
         await self.close()
 
     def _stub(self, route: Route, call: calls.Call[Any]) -> grpc.aio.UnaryUnaryMultiCallable:
-        target, path = route.target, call.direct_path if route.direct else call.path
+        target, path = route.target, call.path
         stub = self._stubs.get((target, path))
         if stub is not None:
             return stub

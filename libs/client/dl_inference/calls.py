@@ -19,7 +19,6 @@ from libs.proto.wire import ProtoError, as_buffer, fields, string_field
 
 T = TypeVar("T")
 
-_GATEWAY = "/com.bj58.ailab.dlpredictonline.grpc.WpaiDLPredictOnlineService"
 _HEALTH = "/grpc.health.v1.Health/Check"
 _SERVING = 1
 _MAX_TASK = 2**31 - 1
@@ -32,12 +31,11 @@ class Call(Generic[T]):
     """One call, ready to be sent.
 
     Attributes:
-        path: gRPC path at a gateway; `direct_path` at an instance.
+        path: gRPC path: the model server's own, which a gateway takes as well.
         task: the task it is for; None when only the server can tell.
     """
 
     path: str
-    direct_path: str
     body: bytes
     decode: Callable[[bytes], T]
     task: int | None = None
@@ -86,7 +84,7 @@ def tensorflow(
         return _read(predict.decode_predict_response, data).outputs
 
     at = "/tensorflow.serving.PredictionService/Predict"
-    return Call(f"{_GATEWAY}/Predict", at, body, decode, task or task_of(model), model)
+    return Call(at, body, decode, task or task_of(model), model)
 
 
 def pytorch(
@@ -125,7 +123,7 @@ def pytorch(
     except ProtoError as error:
         raise InvalidInput(str(error)) from None
     at = "/seldon.protos.Model/Predict"
-    return Call(f"{_GATEWAY}/PytorchPredict", at, body, _seldon_answer, task, str(task))
+    return Call(at, body, _seldon_answer, task, str(task))
 
 
 def _seldon_answer(data: bytes) -> Answer:
@@ -164,7 +162,7 @@ def kserve_v2(
         return {tensor.name: tensor.array for tensor in _read(kserve.decode_response, data).outputs}
 
     at = "/inference.GRPCInferenceService/ModelInfer"
-    return Call(f"{_GATEWAY}/TisPredict", at, body, decode, task or task_of(model), model)
+    return Call(at, body, decode, task or task_of(model), model)
 
 
 def health(service: str = "") -> Call[bool]:
@@ -173,7 +171,7 @@ def health(service: str = "") -> Call[bool]:
     def decode(data: bytes) -> bool:
         return any(tag == 1 << 3 and value == _SERVING for tag, value, _ in _fields(data))
 
-    return Call(_HEALTH, _HEALTH, string_field(1, service) if service else b"", decode, task_of(service))
+    return Call(_HEALTH, string_field(1, service) if service else b"", decode, task_of(service))
 
 
 def _fields(data: bytes) -> Any:

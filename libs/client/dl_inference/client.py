@@ -208,7 +208,7 @@ class Client:
         self.close()
 
     def _stub(self, route: Route, call: calls.Call[Any]) -> grpc.UnaryUnaryMultiCallable:
-        key = route.target, call.direct_path if route.direct else call.path
+        key = route.target, call.path
         stub = self._stubs.get(key)
         return self._connect(*key) if stub is None else stub
 

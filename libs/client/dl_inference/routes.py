@@ -29,7 +29,7 @@ class Route:
 
     Attributes:
         target: gRPC target of the channel.
-        direct: whether an instance is called, by its own protocol, rather than a gateway.
+        direct: whether the target is the instance that answers, rather than a gateway.
         timeout_s: the most that the task allows; None for no such bound.
         done: to be told how the attempt ended, once: whether it speaks against the instance, and seconds.
     """
