@@ -19,12 +19,16 @@ from services.torch_worker.model.folder import MODEL_FILE, ModelFolder, open_fol
 from services.torch_worker.model.formats import Format, detect
 from services.torch_worker.model.hooks import Hooks, load_hooks
 from services.torch_worker.model.model_config import ModelConfig
-from services.torch_worker.model.namespace import Namespace
+from services.torch_worker.model.namespace import Namespace, ScriptClassError
 from services.torch_worker.model.requirements import check_requirements
 from services.torch_worker.model.seldon_class import CLASS_HOOKS, load_class
 from services.torch_worker.model.weights import build, read_safetensors, state_dict_in
 
 log = logging.getLogger(__name__)
+
+_STATE_DICT, _CHECKPOINT = "state dict", "checkpoint"
+# Kinds of files whose model comes from build_model.
+_BUILT = (Format.SAFETENSORS.value, _STATE_DICT, _CHECKPOINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,10 @@ def open_model(path: Path, device: torch.device, *, weights_only: bool = False) 
             return LoadedModel(folder, namespace, load_class(folder, namespace), CLASS_HOOKS, name)
         hooks = load_hooks(folder, namespace)
         model, kind, rows = load_model(folder, namespace, device, weights_only=weights_only)
+        if folder.config.parameters and kind not in _BUILT:
+            log.warning(
+                "%s: [parameters] are for build_model or a class; this %s takes none", folder.path, kind
+            )
         config = _told_by_program(folder.config, rows, isinstance(model, FixedRows))
         return LoadedModel(replace(folder, config=config), namespace, model, hooks, kind)
 
@@ -118,7 +126,7 @@ def load_model(
     found = detect(file)
     if weights_only and found in (Format.TORCHSCRIPT, Format.EXPORT):
         raise ConfigError(
-            f"{file}: is a {found.value}; with --weights-only the file may hold nothing but weights: save them with "
+            f"{file}: holds {found.value}; with --weights-only the file may hold nothing but weights: save them with "
             "safetensors, or as a state dict, and put model.py with build_model() beside them"
         )
     if found is not Format.PICKLE and file.suffix == ".pth":
@@ -135,7 +143,7 @@ def load_model(
     state = state_dict_in(content)
     if state is not None:
         model = build(folder, namespace, file, state)
-        return model.to(device).eval(), "state dict", Rows()
+        return model.to(device).eval(), _STATE_DICT, Rows()
     if weights_only:
         raise ConfigError(
             f"{file}: is a pickle of more than weights, which is code; with --weights-only it is not read. Save the "
@@ -148,7 +156,7 @@ def load_model(
         content
     )  # of a checkpoint that holds more than weights, such as the script's arguments
     if state is not None:
-        return build(folder, namespace, file, state).to(device).eval(), "checkpoint", Rows()
+        return build(folder, namespace, file, state).to(device).eval(), _CHECKPOINT, Rows()
     held = f"a {type(content).__name__}"
     if isinstance(content, dict):
         held = f"a dict with {', '.join(map(repr, list(content)[:5]))}"
@@ -194,11 +202,15 @@ def _load_pickle(file: Path, namespace: Namespace, device: torch.device) -> obje
             f"{file}: the model refers to module {error.name!r}, which is neither in the folder nor "
             f"installed; put {(error.name or '').split('.')[0]}.py beside {file.name} or install the package"
         ) from error
+    except ScriptClassError as error:
+        raise ConfigError(
+            f"{file}: {error} is a class that was defined in the training script (__main__), which no other program "
+            "can find: move it to a file of its own beside the model, import it from there, and save the model again"
+        ) from error
     except AttributeError as error:
         raise ConfigError(
-            f"{file}: a class of the model cannot be found ({error}); a class that was defined in the "
-            "training script (__main__) must move to a file of its own beside the model, be imported from "
-            "there, and the model be saved again"
+            f"{file}: a class of the model cannot be found ({error}): put the file beside {file.name} that the model "
+            "was saved with, or save the model again with the one that is there"
         ) from error
     except (
         BaseException

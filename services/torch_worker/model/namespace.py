@@ -57,6 +57,10 @@ _live: dict[str, Namespace] = {}
 _thread = threading.local()
 
 
+class ScriptClassError(Exception):
+    """A pickle refers to a class of the script that wrote it, `__main__`, by this name."""
+
+
 class Namespace:
     """A folder's modules.
 
@@ -125,6 +129,8 @@ class Namespace:
 
         class Unpickler(pickle.Unpickler):
             def find_class(self, module: str, name: str) -> Any:
+                if module == "__main__":  # here that is the worker, which must not lend its own
+                    raise ScriptClassError(name)
                 if not namespace.owns(module):
                     return super().find_class(module, name)
                 found: Any = namespace.import_module(module)
