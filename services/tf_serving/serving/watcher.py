@@ -120,6 +120,7 @@ class Watcher:
             await asyncio.wait(self._leaving)
             async with self._acting:
                 await self._act()
+        self._wake.set()  # what failed now is to be tried again
 
     async def end(self) -> None:
         """Unload everything, load nothing any more."""
@@ -141,7 +142,7 @@ class Watcher:
 
     def reason(self) -> str:
         """Why no version answers."""
-        errors = [state for state in self._versions.states() if state.error]
+        errors = [state for state in self._versions.states() if state.error and state.number in self._known]
         if len(errors) == 1:
             return errors[0].error
         if errors:
