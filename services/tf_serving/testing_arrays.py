@@ -26,6 +26,9 @@ QUANTIZED = [
 ]
 
 
+_SIGNED = {"int2": (-2, 2), "int4": (-8, 8)}
+
+
 @st.composite
 def arrays(draw: st.DrawFn, data_types: list[DataType]) -> tuple[DataType, np.ndarray[Any, Any]]:
     """A DataType and an array of it: up to three dimensions of up to nine, any bits, any strings."""
@@ -47,6 +50,57 @@ def arrays(draw: st.DrawFn, data_types: list[DataType]) -> tuple[DataType, np.nd
         with np.errstate(invalid="ignore"):
             array = np.where(np.isnan(array), dtype.type(np.nan), array)
     return data_type, array
+
+
+def random_array(random: np.random.Generator, data_type: DataType) -> np.ndarray[Any, Any]:
+    """An array of up to three dimensions of up to four, one in eight a scalar, one in eight empty, one in
+    four of one value. Numbers have any bits, strings any bytes; NaNs are quiet ones, see arrays."""
+    dimensions = int(random.integers(0, 4)) if random.random() > 0.125 else 0
+    shape = tuple(int(size) for size in random.integers(1, 5, dimensions))
+    if shape and random.random() < 0.125:
+        shape = (*shape[:-1], 0)
+    count = int(np.prod(shape))
+    if data_type is DataType.DT_STRING:
+        array = np.empty(count, object)
+        array[:] = [random.bytes(int(size)) for size in random.integers(0, 20, count)]
+    else:
+        dtype = ELEMENT_TYPES[data_type].array
+        if dtype.kind == "b":
+            array = random.integers(0, 2, count).astype(dtype)
+        elif dtype.name in ("int2", "uint2", "int4", "uint4"):
+            low, high = (0, 1 << int(dtype.name[-1])) if dtype.name[0] == "u" else _SIGNED[dtype.name]
+            array = random.integers(low, high, count).astype(dtype)
+        elif dtype.name.startswith("float4"):
+            array = random.integers(0, 16, count).astype("u1").view(dtype)
+        else:
+            array = np.frombuffer(random.bytes(count * dtype.itemsize), dtype).copy()
+        if dtype.kind in "fcV" and "int" not in dtype.name:
+            with np.errstate(invalid="ignore"):
+                array = np.where(np.isnan(array), dtype.type(np.nan), array)
+    if count and random.random() < 0.25:
+        array[:] = array[0]
+    return array.reshape(shape)
+
+
+def cut_short(proto: Any) -> Any:
+    """The proto with its typed values cut off where they only repeat the one before: a reader repeats the
+    last value for what is missing."""
+    for field, values in proto.ListFields():
+        if field.name.endswith("_val") and field.name not in ("scomplex_val", "dcomplex_val", "float8_val"):
+            while len(values) > 1 and values[-1] == values[-2]:
+                del values[-1]
+    return proto
+
+
+def with_content(array: np.ndarray[Any, Any], data_type: DataType) -> Any:
+    """The official proto of an array that carries its memory."""
+    proto = official(array.reshape(-1)[:0], data_type, typed=True)
+    proto.tensor_shape.Clear()
+    proto.tensor_shape.SetInParent()
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    proto.tensor_content = np.ascontiguousarray(array).tobytes()
+    return proto
 
 
 def bits(array: np.ndarray[Any, Any]) -> object:
@@ -86,5 +140,8 @@ def official(array: np.ndarray[Any, Any], data_type: DataType, *, typed: bool) -
         values = values.view("f4")
     elif name == "dcomplex_val":
         values = values.view("f8")
+    if data_type.name.startswith("DT_FLOAT8") or data_type.name.startswith("DT_FLOAT4"):
+        proto.float8_val = flat.tobytes()
+        return proto
     getattr(proto, name).extend(values.tolist())
     return proto

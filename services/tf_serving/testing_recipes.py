@@ -13,9 +13,23 @@ from typing import Any
 
 from services.tf_serving.execution.runtime import tensorflow
 from services.tf_serving.model import methods
+from services.tf_serving.testing import ECHO_DTYPES
 
 VOCABULARY = ("buy", "sell", "rent", "flat", "car")
 LABELS = ("property", "vehicle", "other")
+
+DTYPES = (
+    *ECHO_DTYPES,
+    *("float8_e5m2", "float8_e4m3fn", "float8_e5m2fnuz", "float8_e4m3fnuz", "float8_e4m3b11fnuz"),
+    *("float4_e2m1fn", "int4", "uint4", "int2", "uint2"),
+)
+"""Every dtype whose values can be in a TensorProto."""
+
+_NO_CONCAT = (
+    *("float8_e5m2fnuz", "float8_e4m3fnuz", "float8_e4m3b11fnuz", "float4_e2m1fn"),
+    *("int4", "uint4", "int2", "uint2"),
+)
+"""TensorFlow has no CPU kernel to concatenate these."""
 
 
 def example(**features: Any) -> Any:
@@ -209,13 +223,42 @@ def save_ragged(path: Path) -> None:
     tf.saved_model.save(Ragged(), str(path), signatures={"serving_default": function.get_concrete_function()})
 
 
+def tensor_dtype(name: str) -> Any:
+    """TensorFlow's dtype of a name in DTYPES."""
+    tf = tensorflow()
+    return getattr(tf, name, None) or getattr(tf.dtypes.experimental, name)
+
+
+def save_dtypes(path: Path) -> None:
+    """One signature per dtype, called as the dtype: x of any shape to y, the same, flat (-1), and, for most
+    dtypes, twice: flat after flat."""
+    tf = tensorflow()
+
+    class Dtypes(tf.Module):  # type: ignore[misc, name-defined]
+        pass
+
+    def function(name: str) -> Any:
+        def serve(x: Any) -> dict[str, Any]:
+            flat = tf.reshape(x, [-1])
+            outputs = {"y": tf.identity(x), "flat": flat}
+            if name not in _NO_CONCAT:
+                outputs["twice"] = tf.concat([flat, flat], axis=0)
+            return outputs
+
+        spec = tf.TensorSpec(None, tensor_dtype(name), name="x")
+        return tf.function(serve, input_signature=[spec]).get_concrete_function()
+
+    tf.saved_model.save(Dtypes(), str(path), signatures={name: function(name) for name in DTYPES})
+
+
 def save_textcnn(path: Path) -> None:
     """The textcnn example, untrained: sentence string (-1, 72) and label string (-1) to output, score."""
     tf = tensorflow()
     from examples.tensorflow.textcnn.model import TextCnn
+    from examples.tensorflow.textcnn.tokens import EOS, SPACE
 
     tf.random.set_seed(7)
-    model = TextCnn(list("abcdefgh"), ["rent", "sell", "hire", "buy"], width=8, filters=8)
+    model = TextCnn([EOS, SPACE, *"abcdefgh"], ["rent", "sell", "hire", "buy"], width=8, filters=8)
     tf.saved_model.save(model, str(path), signatures={"prediction": model.prediction.get_concrete_function()})
 
 
@@ -228,6 +271,7 @@ RECIPES: dict[str, Callable[[Path], None]] = {
     "half_plus_two_tf2": save_half_plus_two_2,
     "intents_estimator": save_intents_estimator,
     "ragged": save_ragged,
+    "dtypes": save_dtypes,
     "textcnn": save_textcnn,
 }
 
