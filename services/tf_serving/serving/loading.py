@@ -7,7 +7,11 @@ import time
 from pathlib import Path
 
 from services.tf_serving.execution.engine import Engine, Threads
+from services.tf_serving.model import warmup
+from services.tf_serving.model.versions import ModelError
 from services.tf_serving.options import Options, pools, usable_cores
+from services.tf_serving.serving.servables import Servable
+from services.tf_serving.serving.warm_up import replay
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +32,26 @@ class Loader:
         started = time.monotonic()
         engine = Engine.load(path, self._threads)
         loaded = time.monotonic()
-        warm = engine.warm_up() if self._warm_up else 0
+        try:
+            told = (
+                self._warm(Servable(name, number, engine), path / warmup.FILE)
+                if self._warm_up
+                else "not warmed up"
+            )
+        except BaseException:
+            engine.close()
+            raise
         log.info(
-            "loaded %s version %d from %s in %.1f s; warmed up %d signatures in %.2f s",
-            *(name, number, path, loaded - started, warm, time.monotonic() - loaded),
+            "loaded %s version %d from %s in %.1f s; %s in %.2f s",
+            *(name, number, path, loaded - started, told, time.monotonic() - loaded),
         )
         return engine
+
+    def _warm(self, servable: Servable, file: Path) -> str:
+        signatures = servable.engine.warm_up()
+        records = warmup.read(file)
+        try:
+            replay(servable, records)
+        except ModelError as error:
+            raise ModelError(f"{file}: {error}") from error
+        return f"warmed up {signatures} signatures and by {len(records)} recorded requests"
