@@ -156,10 +156,15 @@ class Engine:
         return warm
 
     def close(self) -> None:
-        """Free the session. No runner may be called any more."""
-        self.runner.cache_clear()
-        self.joint_runner.cache_clear()
+        """Free the session and the graph; what the model promises may still be read. No runner may be made or
+        called any more."""
+        from tensorflow.python.framework import ops
+
         self._session.close()
+        # An engine and its runners refer to each other, as do a graph and its operations: unless that ends
+        # here, their memory waits for a full garbage collection.
+        ops.dismantle_graph(self._session.graph)
+        del self.runner, self.joint_runner, self._session
 
     def _runner(self, signature_name: str, outputs: tuple[str, ...]) -> Runner:
         """The callable of one signature for a choice of outputs; only what these need is computed."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +133,16 @@ def test_the_text_form_of_a_saved_model_is_served_too(models: Path, tmp_path: Pa
     binary.unlink()
     engine = load(path)
     assert engine.runner("serving_default", ("y",))([np.ones((1, 1), "f4")])[0].tolist() == [[2.5]]
+
+
+def test_a_closed_engine_is_gone_without_a_garbage_collection(models: Path) -> None:
+    gc.disable()
+    try:
+        engine = Engine.load(models / "intents" / "7", Threads(1))
+        engine.warm_up()
+        alive = [weakref.ref(engine._session), weakref.ref(engine._session.graph)]
+        engine.close()
+        assert [found() for found in alive] == [None, None]
+        assert "prediction" in engine.signatures  # by which answers are encoded
+    finally:
+        gc.enable()
