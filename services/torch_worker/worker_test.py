@@ -23,12 +23,13 @@ from services.torch_worker.testing_process import START_S, Running, command, wor
 # Waits as long as the request's first value says (seconds), and writes down the rows of every call.
 SLOW = """
 import time
+from pathlib import Path
 import torch
 from torch import nn
 
 class Slow(nn.Module):
     def forward(self, x):
-        with open("calls.txt", "a") as f:
+        with Path(__file__).with_name("calls.txt").open("a") as f:
             f.write(f"{len(x)}\\n")
         time.sleep(float(x.max()))
         return x * 2
