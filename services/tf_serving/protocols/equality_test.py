@@ -16,7 +16,9 @@ import pytest
 
 from libs.proto.dtypes import ELEMENT_TYPES, DataType
 from libs.proto.tensor import decode_tensor
+from libs.serving.batch_observer import Unobserved
 from libs.serving.call import Call
+from services.tf_serving.execution.batch_rules import BatchRules
 from services.tf_serving.execution.engine import Engine, Threads
 from services.tf_serving.execution.runtime import tensorflow
 from services.tf_serving.execution.scheduler import Scheduler
@@ -33,12 +35,30 @@ TOTAL = OF_DTYPES + 5 * OF_A_MODEL
 AT_A_TIME = 40
 
 
+class Ran(Unobserved):
+    """Counts runs."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def ran(self, items: int, rows: int, waited_s: float, run_s: float) -> None:
+        self.runs += 1
+
+
 class Served:
     """A model behind a Service, and the same model as tf.saved_model.load gives it."""
 
     def __init__(self, path: Path, *, as_content: bool = False, batch: int | None = None) -> None:
         tf = tensorflow()
-        self.scheduler = Scheduler(threads=2, max_queue=4096, max_batch_rows=batch)
+        self.ran = Ran()
+        self.scheduler = Scheduler(
+            threads=2,
+            max_queue=4096,
+            max_batch_rows=batch,
+            rules=BatchRules(allowed_rows=(3, 16, batch)) if batch else None,
+            observer=self.ran,
+            in_place=batch is None,  # a call in place has no company
+        )
         servables = Servables([Servable("m", 7, Engine.load(path, Threads(1)))])
         self.service = Service(servables, self.scheduler, as_content=as_content)
         self.loaded = tf.saved_model.load(str(path))
@@ -193,4 +213,5 @@ async def test_models_answer_alone_and_in_batches_as_tensorflow_answers(
             served = Served(path, batch=batch)
             await compare(served, signature, some, exactly=exactly)
             assert served.requests == half
+            assert served.ran.runs < half if batch else served.ran.runs == half
             assert await served.scheduler.close(5)
