@@ -74,6 +74,34 @@ def test_what_the_files_tell_is_told_at_once(
     assert time.monotonic() - started < 5
 
 
+def test_mistakes_of_a_configuration_file_are_told_at_once(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "models.config"
+    fine = f'config {{ name: "fine" base_path: "{models}/mixed" model_platform: "tensorflow" }}'
+    lost = f'config {{ name: "lost" base_path: "{tmp_path}/lost" model_platform: "tensorflow" }}'
+    none = (
+        fine.replace("} ", "").replace("fine", "none")[:-1]
+        + "model_version_policy { specific { versions: 9 } } }"
+    )
+    started = time.monotonic()
+    for text, complaint in (
+        ("model_config_list {\n config { nam: 1 }\n}", f"error: {file}:2:11 : "),
+        (f"model_config_list {{\n{fine}\n{fine}\n}}", f"error: {file}:3: model_config_list.config[1].name: "),
+        (
+            f"model_config_list {{ {fine} {lost} }}",
+            f"error: could not find the model base path {tmp_path}/lost",
+        ),
+        (f"model_config_list {{ {none} }}", "has version 7, but none that the policy chooses"),
+    ):
+        file.write_text(text)
+        assert main([f"--model_config_file={file}", "--port=0"]) == 1
+        assert complaint in capsys.readouterr().err
+    assert main([f"--model_config_file={tmp_path}/nowhere", "--port=0"]) == 1
+    assert "nowhere: No such file" in capsys.readouterr().err
+    assert time.monotonic() - started < 10
+
+
 def test_flags_may_be_written_as_tensorflow_serving_writes_them() -> None:
     base = ["serve", "--model_name=textcnn-69", "--model_base_path", "/models/text_cnn"]
     options = serve_flags.options(

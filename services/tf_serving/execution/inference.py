@@ -95,9 +95,8 @@ class Inference:
             else:
                 array = engine.default_input(signature, name)
             arrays.append(array)
-        batch_key = (
-            (servable.name, servable.version, signature.name, outputs) if signature.batchable else None
-        )
+        # Of the engine, not of the version: one that was loaded anew is another model.
+        batch_key = (id(engine), signature.name, outputs) if signature.batchable else None
         return Plan(signature, outputs, engine.runner(signature.name, outputs), arrays, batch_key)
 
     def run(self, plan: Plan, call: Call) -> Awaitable[list[NDArray[Any]]]:
@@ -200,7 +199,7 @@ class Inference:
         return await self._scheduler.run(
             servable.engine.joint_runner(wanted),
             [examples],
-            batch_key=(servable.name, servable.version, wanted) if batchable else None,
+            batch_key=(id(servable.engine), wanted) if batchable else None,
             deadline=call.deadline,
             cancelled=call.cancelled,
         )
