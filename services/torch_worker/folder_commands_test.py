@@ -44,7 +44,7 @@ def test_check_of_a_class_and_a_script(tmp_path: Path, capsys: pytest.CaptureFix
     assert said["class"] == "My.My, with predict, tags"
     assert (
         said["batches"]
-        == "requests are not shared: code of the folder calls the model (batchable = true shares them)"
+        == "requests share no calls: predict is the folder's own code (batchable = true lets them)"
     )
     (tmp_path / "2").mkdir()
     traced = torch.jit.trace(torch.nn.ReLU(), torch.ones(1))  # type: ignore[no-untyped-call]
@@ -53,7 +53,8 @@ def test_check_of_a_class_and_a_script(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "3").mkdir()
     assert main(["check", "--model-dir", str(tmp_path)]) == 1
     output = capsys.readouterr()
-    assert "model.pt, TorchScript, " in output.out and "requests are never shared" in output.out
+    assert "model.pt, TorchScript, " in output.out and lines_of(output.out)["class"] == "ReLU"
+    assert "requests are never shared" in output.out
     assert output.err.startswith(f"error: {tmp_path / '3' / 'model.pth'}: no such file")
 
 

@@ -43,6 +43,10 @@ def describe(loaded: LoadedModel) -> list[tuple[str, str]]:
 
 
 def _class_name(model: torch.nn.Module, loaded: LoadedModel) -> str:
+    if isinstance(model, torch.jit.ScriptModule):
+        return str(getattr(model, "original_name", "unknown"))
+    if isinstance(model, torch.fx.GraphModule):
+        return "a graph, which has no class any more"
     kind = type(model)
     return f"{kind.__module__.removeprefix(f'{loaded.namespace.name}.')}.{kind.__qualname__}"
 
@@ -82,7 +86,7 @@ def _batches(config: ModelConfig, hooks: Hooks) -> str:
     if config.batchable:
         return "requests share model calls: batchable = true"
     if hooks.run_model is not None:
-        return "requests are not shared: code of the folder calls the model (batchable = true shares them)"
+        return f"requests share no calls: {hooks.model_call} is the folder's own code (batchable = true lets them)"
     return "requests share model calls if the first shared ones give the same answers"
 
 
