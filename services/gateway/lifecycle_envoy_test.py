@@ -387,7 +387,7 @@ def test_a_thousand_tasks_load_in_seconds_and_an_edit_is_as_fast_as_with_one(nod
             assert time.monotonic() - started < 60  # 2 to 4 s on two idle cores
 
             def served(task: int) -> bool:
-                return gateway.predict(f"a-{task}").code == grpc.StatusCode.OK
+                return bool(gateway.predict(f"a-{task}").code == grpc.StatusCode.OK)
 
             for task in (1, 500, 1000):  # the dead are tried as well until their first check is over
                 eventually(partial(served, task), f"task {task} takes calls")
