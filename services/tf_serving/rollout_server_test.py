@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from services.tf_serving.testing_client import Client
 
 VERSIONS = 20
 CALLERS = 4
+BALLAST_BYTES = 8 << 20
 WAIT_S = 60.0
 
 
@@ -57,21 +60,30 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def resident_bytes(server: Server) -> float:
+    with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=20) as response:
+        found = re.search(r"^process_resident_memory_bytes (\S+)$", response.read().decode(), re.MULTILINE)
+    assert found is not None
+    return float(found.group(1))
+
+
 def test_a_rollout_of_twenty_versions_fails_no_call_and_a_corrupt_one_is_refused(tmp_path: Path) -> None:
     tensorflow()
     base, ready = tmp_path / "m", tmp_path / "ready"
     base.mkdir()
     ready.mkdir()
-    save_constant(base / "1", 1)
+    save_constant(base / "1", 1, ballast_bytes=BALLAST_BYTES)
     for version in range(2, VERSIONS + 2):
-        save_constant(ready / str(version), version)
+        save_constant(ready / str(version), version, ballast_bytes=BALLAST_BYTES)
     arguments = ("--model_name=m", f"--model_base_path={base}", "--file_system_poll_wait_seconds=0.1")
     with Server(*arguments, "--drain-grace-s=0") as server, grpc.insecure_channel(server.address) as channel:
         client = Client(channel)
         callers = Callers(server.address)
+        memory = 0.0
         for version in range(2, VERSIONS + 2):
             (ready / str(version)).rename(base / str(version))
             until(lambda: client.states("m").get(version) == 30)  # noqa: B023 - called before it changes
+            memory = memory or resident_bytes(server)  # one version more than serves
         last = VERSIONS + 1
         shutil.copytree(base / str(last), ready / "corrupt")
         for shard in (ready / "corrupt" / "variables").glob("*.data-*"):
@@ -94,3 +106,4 @@ def test_a_rollout_of_twenty_versions_fails_no_call_and_a_corrupt_one_is_refused
         until(lambda: [v for v, state in client.states("m").items() if state != 50] == [last])
         assert f"cannot load {base}/{last + 1}" in client.status("m")[last + 1][1]
         assert client.answer("m") == (last, float(last))
+        assert resident_bytes(server) - memory < VERSIONS * BALLAST_BYTES / 2

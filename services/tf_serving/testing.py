@@ -151,8 +151,9 @@ def save_version_1(path: Path) -> None:
         builder.save()
 
 
-def save_constant(path: Path, value: float) -> None:
-    """x float (-1) to y float (-1), the value whatever x is: a version that says which it is.
+def save_constant(path: Path, value: float, *, ballast_bytes: int = 4) -> None:
+    """x float (-1) to y float (-1), the value whatever x is: a version that says which it is. It has a variable of
+    so many bytes more.
 
     The folder appears at once, as an export should have it.
     """
@@ -162,8 +163,9 @@ def save_constant(path: Path, value: float) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.value = tf.Variable(float(value))
+            self.ballast = tf.Variable(tf.zeros([ballast_bytes // 4]))
             self.answer = tf.function(
-                lambda x: {"y": tf.zeros_like(x) + self.value},
+                lambda x: {"y": tf.zeros_like(x) + self.value + self.ballast[0]},
                 input_signature=[tf.TensorSpec([None], tf.float32, name="x")],
             )
 
