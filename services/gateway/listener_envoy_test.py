@@ -27,7 +27,7 @@ def with_edge(table: Table, edge: Edge) -> Table:
 def test_an_edit_of_the_listener_loses_no_call() -> None:
     answers: list[Answer] = []
     with Backend() as quick, Backend() as slow:
-        slow.delay_s = 4.0  # longer than all of the edits take
+        slow.delay_s = 10.0  # longer than all of the edits take
         table = table_of(quick.address, task_of(69))
         table = Table(
             {**table.tasks, 70: task_of(70, timeout_ms=20_000)},
