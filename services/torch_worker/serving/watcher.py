@@ -234,11 +234,13 @@ class Watcher:
         self._gone = gone
 
     def _reason(self) -> str:
-        errors = [
-            f"version {state.number}: {state.error}" for state in self._versions.states() if state.error
-        ]
-        if len(errors) == 1 and is_model_folder(self._folder):
-            return errors[0].partition(": ")[2]
+        states = [state for state in self._versions.states() if state.error]
+        itself = is_model_folder(self._folder)
+        if itself and [state.number for state in states] == [1]:
+            return str(states[0].error)
+        errors = [f"version {state.number}: {state.error}" for state in states]
+        if errors and itself:
+            errors.append(f"{self._folder} is a model itself, which is version 1")
         if errors:
             return "; ".join(errors)
         return f"{self._folder}: no version can be served; expected a model there, or folders such as {self._folder}/1"

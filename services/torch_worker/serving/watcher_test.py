@@ -150,3 +150,15 @@ def test_nothing_to_serve_says_why(tmp_path: Path) -> None:
         await watching.stop()
 
     asyncio.run(run())
+
+
+def test_a_version_that_a_model_folder_does_not_have(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "m", DOUBLER, "Doubler()")
+
+    async def run() -> None:
+        watching, _ = watcher(folder, policy="3")
+        with pytest.raises(ConfigError, match=r"^version 3: .*; .*/m is a model itself, which is version 1$"):
+            await watching.start()
+        await watching.stop()
+
+    asyncio.run(run())
