@@ -96,10 +96,19 @@ def test_plain_calls(source: str, plain: bool) -> None:
         ("import sys\nsys.exit(3)\n", r"SystemExit: 3 \(processor\.py line 2\)"),
         ("preprocess = 3\n", "preprocess must be a function, it is of type int"),
         ("postprocess_batch = []\n", "postprocess_batch must be a function, it is of type list"),
-        ("def preprocess(x): return x\n", r"preprocess\(x\) cannot be called .* def preprocess\(x, \*\*kwargs\): "),
-        ("def run_model(x, **kw): return x\n", r"as hooks are, def run_model\(model, x, \*\*kwargs\): too many"),
+        (
+            "def preprocess(x): return x\n",
+            r"preprocess\(x\) cannot be called .* def preprocess\(x, \*\*kwargs\): ",
+        ),
+        (
+            "def run_model(x, **kw): return x\n",
+            r"as hooks are, def run_model\(model, x, \*\*kwargs\): too many",
+        ),
         ("def preprocess_batch(xs, meta): return xs\n", "missing a required argument: 'meta'"),
-        ("async def postprocess(x, **kwargs): return x\n", "postprocess must be a plain function, .* not async"),
+        (
+            "async def postprocess(x, **kwargs): return x\n",
+            "postprocess must be a plain function, .* not async",
+        ),
         ("class_names = 'ab'\n", "class_names must be a list of strings"),
     ],
 )
