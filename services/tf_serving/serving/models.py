@@ -176,7 +176,8 @@ class Models:
         while len(self._former) > _FORMER:
             self._former.popitem(last=False)
         log.info("model %s: removed from the configuration", name)
-        self._background(watcher.end())
+        watcher.end()
+        self._background(watcher.gone())
 
     def _set_labels(self, configs: Iterable[ModelConfig]) -> None:
         """Give versions their labels, all or none. Raises FailedPrecondition."""

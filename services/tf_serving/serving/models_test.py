@@ -188,6 +188,21 @@ async def test_a_model_that_is_removed_while_it_loads_never_answers(bench: Bench
     assert bench.loads.open() == [("a", 1)]
 
 
+async def test_a_version_that_loads_when_its_model_is_removed_is_unloaded_too(bench: Bench) -> None:
+    bench.put("a", 1)
+    await bench.models.start([bench.config("a")])
+    bench.loads.go_on.clear()
+    bench.put("a", 2)
+    await until(lambda: bench.states("a").get(2) is State.LOADING)
+    await bench.models.reload([])
+    assert bench.servables.versions("a") == []
+    await until(lambda: bench.states("a") == {1: State.END, 2: State.LOADING})
+    bench.loads.go_on.set()
+    await until(lambda: bench.states("a") == {1: State.END, 2: State.END})
+    assert bench.servables.versions("a") == []
+    assert bench.loads.open() == []
+
+
 async def test_a_caller_who_leaves_does_not_stop_a_reload(bench: Bench) -> None:
     bench.put("a", 1)
     await bench.models.start([])

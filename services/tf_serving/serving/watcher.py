@@ -19,7 +19,7 @@ from pathlib import Path
 
 from libs.serving.version_folders import look, scan
 from libs.serving.version_metrics import VersionStats
-from libs.serving.versions import Action, Found, Load, State, Versions, VersionState
+from libs.serving.versions import Found, Load, State, Unload, Versions, VersionState
 from services.tf_serving.execution.engine import Engine
 from services.tf_serving.model.versions import GRAPH_FILES, ModelError
 from services.tf_serving.serving.grace import Grace
@@ -122,16 +122,17 @@ class Watcher:
                 await self._act()
         self._wake.set()  # what failed now is to be tried again
 
-    async def end(self) -> None:
-        """Unload everything, load nothing any more."""
+    def end(self) -> None:
+        """Answer nothing and load nothing any more; unload everything."""
         self._ended = True
         self._versions.end()
-        if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
+        self._unload_what_is_to_go()
+        self._wake.set()
+
+    async def gone(self) -> None:
+        """Wait, after `end`, until all is unloaded, also what was being loaded."""
         async with self._acting:
-            await self._act()
+            self._unload_what_is_to_go()
         if self._leaving:
             await asyncio.wait(self._leaving)
 
@@ -150,12 +151,12 @@ class Watcher:
         return str(none_chosen(self.config))
 
     async def _keep_watching(self) -> None:
-        while True:
+        while not self._ended:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._wait_s())
             self._wake.clear()
             try:
-                if self._watching.interval_s:
+                if self._watching.interval_s and not self._ended:
                     await self._look()
                 else:
                     async with self._acting:
@@ -185,18 +186,26 @@ class Watcher:
             await self._act()
 
     async def _act(self) -> None:
-        action: Action | None
         while (action := self._versions.next(self._clock())) is not None:
             self._known.add(action.number)
-            self._changed()
             if isinstance(action, Load):
+                self._changed()
                 await self._load(action)
             else:
-                servable = self._loaded.pop(action.number)
-                self._servables.discard(servable)
-                self._leave(servable)
+                self._unload(action.number)
             self._changed()
         self._known &= {state.number for state in self._versions.states()}
+
+    def _unload_what_is_to_go(self) -> None:
+        """All of it; nothing is to be loaded once `end` was called."""
+        while isinstance(action := self._versions.next(self._clock()), Unload):
+            self._unload(action.number)
+        self._changed()
+
+    def _unload(self, number: int) -> None:
+        servable = self._loaded.pop(number)
+        self._servables.discard(servable)
+        self._leave(servable)
 
     async def _load(self, action: Load) -> None:
         number, start, name = action.number, self._clock(), self.config.name
@@ -241,11 +250,11 @@ class Watcher:
             return made, None
 
     def _leave(self, servable: Servable) -> None:
-        task = asyncio.get_running_loop().create_task(self._unload(servable))
+        task = asyncio.get_running_loop().create_task(self._free(servable))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _unload(self, servable: Servable) -> None:
+    async def _free(self, servable: Servable) -> None:
         start, number = self._clock(), servable.version
         try:
             left = await self._grace.passed(_LEAVE_S)
