@@ -48,6 +48,15 @@ def is_numeric(payload: Any) -> bool:
     return isinstance(payload, torch.Tensor)
 
 
+def size_of(data: Any) -> int:
+    """How many numbers a model's input holds: a measure of the work; 0 for what is neither an array nor of arrays."""
+    if isinstance(data, np.ndarray):
+        return data.size
+    if isinstance(data, torch.Tensor):
+        return data.numel()
+    return sum(map(size_of, data.values())) if isinstance(data, dict) else 0
+
+
 def is_named(payload: Any) -> bool:
     """Whether it is a dict of arrays or tensors."""
     return (

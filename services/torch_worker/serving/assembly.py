@@ -38,7 +38,11 @@ def policy_of(worker: WorkerConfig, model: ModelConfig) -> BatchPolicy:
     delay = worker.max_delay_ms if worker.max_delay_ms is not None else model.max_delay_ms
     preferred = worker.preferred_batch_sizes or model.preferred_batch_sizes or ()
     if preferred and max(preferred) > batch:
-        said = "--preferred-batch-sizes" if worker.preferred_batch_sizes else "config.toml: preferred_batch_sizes"
+        said = (
+            "--preferred-batch-sizes"
+            if worker.preferred_batch_sizes
+            else "config.toml: preferred_batch_sizes"
+        )
         raise ConfigError(
             f"{said} has {max(preferred)}: expected at most max_batch_size, {batch}; --max-batch-size, or "
             "max_batch_size in config.toml, raises that"

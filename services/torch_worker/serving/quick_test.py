@@ -3,10 +3,10 @@ from __future__ import annotations
 from services.torch_worker.serving.quick import Quick
 
 
-def seen(*seconds: float, rows: int = 1) -> Quick:
+def seen(*seconds: float, size: int = 1) -> Quick:
     quick = Quick()
     for call in seconds:
-        quick.observe(call, rows, 0.0)
+        quick.observe(call, size, 0.0)
     return quick
 
 
@@ -32,8 +32,10 @@ def test_one_very_slow_call_bans_for_a_while() -> None:
     quick.observe(0.5, 1, 10.0)
     assert not quick.allows(1, 19.9)
     assert quick.allows(1, 20.0)
+    quick.observe(0.5, 1, 30.0)  # again: for twice as long
+    assert not quick.allows(1, 49.9) and quick.allows(1, 50.0)
 
 
 def test_larger_requests_than_seen_are_not_trusted() -> None:
-    quick = seen(*[0.0001] * 32, rows=4)
+    quick = seen(*[0.0001] * 32, size=4)
     assert quick.allows(4, 0.0) and not quick.allows(5, 0.0)

@@ -20,15 +20,18 @@ from libs.serving.call import Call
 from libs.serving.errors import ServingError
 from libs.serving.metrics import StageStats
 from services.torch_worker.execution.engine import Engine, Job
+from services.torch_worker.execution.jobs import size_of
 from services.torch_worker.model.model_config import TensorSpec
 from services.torch_worker.serving.pace import Pace
 from services.torch_worker.serving.quick import Quick
 from services.torch_worker.serving.request_log import RequestLog
-from services.torch_worker.serving.turn import Turn
+from services.torch_worker.serving.turn import Busy, Turn
 
 # Requests that a hook thread takes at a time: with more, one thread would run slow hooks one after the other
 # while its neighbour sleeps.
 _HOOK_GROUP = 1
+# How long the loop waits for the model to come free: as long as a call of a quick model may take.
+_PATIENCE_S = 0.002
 
 
 @dataclass(slots=True)
@@ -121,8 +124,9 @@ class Servable:
         # Held while an instance runs: the event loop's thread and the instance's own never run it together.
         self._running = [threading.Lock() for _ in range(engine.instances)]
         self._observing = threading.Lock()
-        # Requests being served.
+        # Requests being served; and those of them on their way over the model's threads whose calls may be long.
         self._present = 0
+        self._long = 0
         self._instance_init = instance_init if instance_init is not None else _nothing
         self._loop_initialised = False
         self._model: Batcher[Task, bytes | _Unfinished] = Batcher(
@@ -135,6 +139,7 @@ class Servable:
         )
         self._turn: Turn[Task, bytes] = Turn(
             self._run_here,
+            self._run_elsewhere,
             max_rows=policy.max_batch_size,
             max_waiting_rows=policy.max_queue_rows,
             clock=time.monotonic,
@@ -233,21 +238,32 @@ class Servable:
 
     async def _answer(self, call: Call, request: Request, job: Job) -> bytes:
         deadline = call.deadline
-        if self._inline and self._quick.allows(job.rows, now := time.monotonic()):
-            start_by = None if deadline is None else self._model.start_by(deadline, now)
-            task = (request, job)
-            return await self._turn.submit(
-                task, self._size(task), self._key(task), start_by, call.cancelled, now
-            )
+        if not self._inline:
+            return await self._by_threads(call, request, job)
+        now = time.monotonic()
+        if not self._quick.allows(size_of(job.data), now):
+            self._long += 1
+            try:
+                return await self._by_threads(call, request, job)
+            finally:
+                self._long -= 1
+        if self._long:
+            # The loop would stand still until the long call is over.
+            return await self._by_threads(call, request, job)
+        start_by = None if deadline is None else self._model.start_by(deadline, now)
+        task = (request, job)
+        return await self._turn.submit(task, self._size(task), self._key(task), start_by, call.cancelled, now)
+
+    async def _by_threads(self, call: Call, request: Request, job: Job) -> bytes:
         answer = await self._model.submit(
-            (request, job), deadline=deadline, cancelled=call.cancelled, priority=request.priority
+            (request, job), deadline=call.deadline, cancelled=call.cancelled, priority=request.priority
         )
         if isinstance(answer, bytes):
             return answer
         assert self._after is not None
         return await self._after.submit(
             (request, job, answer.output),
-            deadline=deadline,
+            deadline=call.deadline,
             cancelled=call.cancelled,
             priority=request.priority,
         )
@@ -287,19 +303,34 @@ class Servable:
         return [self._encode(task[0], answer) for task, answer in zip(tasks, answers, strict=True)]
 
     def _run_here(self, tasks: Sequence[Task], waited_s: float) -> list[bytes | Exception]:
-        """Answers made on the event loop's thread."""
+        """Answers made on the event loop's thread. Raises Busy."""
         start = time.monotonic()
-        with self._running[0]:
+        running = self._running[0]
+        if not running.acquire(timeout=_PATIENCE_S):
+            raise Busy
+        try:
             if not self._loop_initialised:
                 self._instance_init(0)
                 self._loop_initialised = True
             answers = self._run_locked(tasks, 0)
+        finally:
+            running.release()
         end = time.monotonic()
         rows = sum([job.rows for _, job in tasks])
         self._model.observe(end - start, rows, end)
         if self._observer is not None:
             self._observer.ran(len(tasks), rows, waited_s, end - start)
         return answers
+
+    async def _run_elsewhere(
+        self, task: Task, start_by: float | None, cancelled: Callable[[], bool]
+    ) -> bytes:
+        """The answer made on a model's thread, for a task that was to be run on the event loop's."""
+        answer = await self._model.submit(
+            task, deadline=start_by, cancelled=cancelled, priority=task[0].priority
+        )
+        assert isinstance(answer, bytes)  # folders with hooks are not run inline
+        return answer
 
     def _dropped(self, reason: str, items: int) -> None:
         if self._observer is not None:
@@ -339,10 +370,9 @@ class Servable:
         start = time.monotonic()
         results = self._engine.run([job for _, job in tasks], instance)
         end = time.monotonic()
-        rows = sum([job.rows for _, job in tasks])
         self._stages.observe("model", end - start)
         with self._observing:
-            self._quick.observe(end - start, rows, end)
+            self._quick.observe(end - start, sum([size_of(job.data) for _, job in tasks]), end)
         return [self._encode(request, result) for (request, _), result in zip(tasks, results, strict=True)]
 
     def _encode(self, request: Request, result: Any) -> bytes | Exception:

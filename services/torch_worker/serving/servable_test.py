@@ -224,6 +224,25 @@ async def test_calls_of_a_quick_model_run_on_the_loops_thread_and_are_shared() -
         assert sum(sizes) == 50 and len(sizes) < 10
 
 
+async def test_a_long_call_beside_a_quick_model_holds_nobody_else_up() -> None:
+    model = Gated()
+    async with served(model, inline=True) as service:
+        for _ in range(40):
+            await ask(service, TENSOR, np.zeros((1, 3)))
+        model.go.clear()
+        model.entered.clear()
+        wide = asyncio.create_task(
+            ask(service, TENSOR, np.zeros((1, 5000)))
+        )  # larger than any that was quick
+        await until(model.entered.is_set)
+        few = [asyncio.create_task(ask(service, TENSOR, np.zeros((1, 3)))) for _ in range(3)]
+        # Were the model waited for on the loop's thread, the loop would not come back to let it go on.
+        await until(lambda: service.queued_rows == 3)
+        model.go.set()
+        answers = await asyncio.gather(wide, *few)
+    assert [answer.payload.shape for answer in answers] == [(1, 5000), (1, 3), (1, 3), (1, 3)]
+
+
 async def test_errors_of_a_quick_model_come_through() -> None:
     class Picky(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -8,13 +8,18 @@ was seen to be quick (`quick`) run where the requests are. Those that come withi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Coroutine, Hashable, Sequence
+from typing import Any, Generic, TypeVar
 
 from libs.serving.errors import Cancelled, DeadlineExceeded, ResourceExhausted
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Busy(Exception):  # noqa: N818 (it says how things are, and that is no error)
+    """The model cannot be run here now without holding the loop up."""
+
 
 # Turns of the loop without a newcomer, after which the call runs. Such a turn takes half a microsecond, and requests
 # that a transport brings together arrive over several. Measured with the mmoe example at 16 calls in flight: 15 % less
@@ -49,7 +54,8 @@ class Turn(Generic[T, R]):
 
     Args:
         run: answers items of one key, in order; an exception in an item's place fails that item alone. Gets also how
-            long the first of them waited, in seconds.
+            long the first of them waited, in seconds. Raises Busy when it cannot be done here.
+        elsewhere: answers an item in another way, by its deadline; for those that `run` was too busy for.
         max_rows: most rows in a run; an item of more runs alone.
         max_waiting_rows: most rows waiting; more are refused.
         clock: seconds; the deadlines' clock.
@@ -59,6 +65,7 @@ class Turn(Generic[T, R]):
     def __init__(
         self,
         run: Callable[[Sequence[T], float], Sequence[R | Exception]],
+        elsewhere: Callable[[T, float | None, Callable[[], bool]], Coroutine[Any, Any, R]],
         *,
         max_rows: int,
         max_waiting_rows: int,
@@ -66,6 +73,7 @@ class Turn(Generic[T, R]):
         dropped: Callable[[str, int], None],
     ) -> None:
         self._run = run
+        self._elsewhere = elsewhere
         self._max_rows = max_rows
         self._max_waiting_rows = max_waiting_rows
         self._clock = clock
@@ -155,6 +163,10 @@ class Turn(Generic[T, R]):
     def _answer(self, batch: list[_Waiting[T, R]]) -> None:
         try:
             results = self._run([one.item for one in batch], self._clock() - batch[0].arrived)
+        except Busy:
+            for one in batch:
+                self._hand_over(one)
+            return
         except Exception as error:
             results = [error] * len(batch)
         for one, result in zip(batch, results, strict=True):
@@ -162,3 +174,21 @@ class Turn(Generic[T, R]):
                 one.future.set_exception(result)
             else:
                 one.future.set_result(result)
+
+    def _hand_over(self, one: _Waiting[T, R]) -> None:
+        task = asyncio.get_running_loop().create_task(self._elsewhere(one.item, one.deadline, one.cancelled))
+        one.future.add_done_callback(lambda future: task.cancel())  # whoever waited is gone, or is answered
+
+        def answered(task: asyncio.Task[R]) -> None:
+            if task.cancelled():
+                one.future.cancel()
+                return
+            error = task.exception()
+            if one.future.done():
+                return
+            if error is not None:
+                one.future.set_exception(error)
+            else:
+                one.future.set_result(task.result())
+
+        task.add_done_callback(answered)

@@ -7,7 +7,7 @@ import pytest
 
 from libs.serving.call import never_cancelled
 from libs.serving.errors import Cancelled, DeadlineExceeded, Internal, ResourceExhausted
-from services.torch_worker.serving.turn import Turn
+from services.torch_worker.serving.turn import Busy, Turn
 
 
 class Recorder:
@@ -15,14 +15,26 @@ class Recorder:
         self.batches: list[list[int]] = []
         self.drops: list[str] = []
         self.now = 0.0
+        self.busy = False
+        self.handed_over: list[tuple[int, float | None]] = []
 
     def run(self, items: Sequence[int], waited_s: float) -> list[int | Exception]:
+        if self.busy:
+            raise Busy
         self.batches.append(list(items))
         return [Internal("odd") if item % 2 else item * 10 for item in items]
+
+    async def elsewhere(self, item: int, deadline: float | None, cancelled: object) -> int:
+        self.handed_over.append((item, deadline))
+        await asyncio.sleep(0)
+        if item % 2:
+            raise Internal("odd")
+        return item * 100
 
     def turn(self, max_rows: int = 4, max_waiting_rows: int = 16) -> Turn[int, int]:
         return Turn(
             self.run,
+            self.elsewhere,
             max_rows=max_rows,
             max_waiting_rows=max_waiting_rows,
             clock=lambda: self.now,
@@ -104,8 +116,44 @@ async def test_a_run_that_raises_fails_its_items_only() -> None:
         return list(items)
 
     turn: Turn[int, int] = Turn(
-        run, max_rows=4, max_waiting_rows=8, clock=lambda: 0.0, dropped=lambda reason, items: None
+        run,
+        Recorder().elsewhere,
+        max_rows=4,
+        max_waiting_rows=8,
+        clock=lambda: 0.0,
+        dropped=lambda reason, items: None,
     )
     with pytest.raises(Internal, match="broken"):
         await submit(turn, 1)
     assert await submit(turn, 2) == 2
+
+
+async def test_what_cannot_run_here_now_is_answered_elsewhere() -> None:
+    recorder = Recorder()
+    recorder.busy = True
+    turn = recorder.turn()
+    futures = [submit(turn, 0), submit(turn, 1), submit(turn, 2, deadline=9.0)]
+    answers = await asyncio.gather(*futures, return_exceptions=True)
+    assert [answers[0], answers[2]] == [0, 200]
+    assert isinstance(answers[1], Internal)
+    assert recorder.handed_over == [(0, None), (1, None), (2, 9.0)]
+    assert recorder.batches == [] and turn.rows == 0
+
+
+async def test_a_caller_that_leaves_takes_back_what_was_handed_over() -> None:
+    left = asyncio.Event()
+
+    async def elsewhere(item: int, deadline: float | None, cancelled: object) -> int:
+        try:
+            return await asyncio.sleep(60, 1)
+        finally:
+            left.set()
+
+    recorder = Recorder()
+    recorder.busy = True
+    recorder.elsewhere = elsewhere  # type: ignore[method-assign]
+    future = submit(recorder.turn(), 0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    future.cancel()
+    await asyncio.wait_for(left.wait(), 10)
