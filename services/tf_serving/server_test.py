@@ -22,7 +22,9 @@ from services.tf_serving.testing import Server, predict_request
 def server(models: Path) -> Iterator[Server]:
     tensorflow()
     arguments = ("--model-name", "mixed-70", "--model-base-path", str(models / "mixed"))
-    with Server(*arguments, "--enable-batching", "--model-threads", "1") as server:
+    with Server(
+        *arguments, "--enable-batching", "--model-threads=1", "--enable_reload_config=false"
+    ) as server:
         yield server
 
 
@@ -90,6 +92,16 @@ def test_errors_arrive_with_code_and_text(channel: grpc.Channel) -> None:
     )
     code, text = failure(channel, predict_request("mixed-70", {"i": [5]}, signature="pick"))
     assert code is grpc.StatusCode.INVALID_ARGUMENT and "indices[0] = 5 is not in [0, 3)" in text
+
+
+def test_callers_may_be_kept_from_changing_the_models(channel: grpc.Channel) -> None:
+    from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
+    from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
+
+    with pytest.raises(grpc.RpcError) as caught:
+        ModelServiceStub(channel).HandleReloadConfigRequest(ReloadConfigRequest(), timeout=20)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert "--enable-reload-config=false" in (caught.value.details() or "")
 
 
 def test_requests_at_a_time_get_their_own_answers(channel: grpc.Channel) -> None:
