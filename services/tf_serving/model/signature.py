@@ -8,7 +8,7 @@ names the input and says what was expected and what was given.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from libs.proto.dtypes import DataType
 from libs.serving.errors import FailedPrecondition, InvalidArgument
@@ -44,18 +44,24 @@ class TensorSpec:
 
     def accepts(self, shape: Shape) -> bool:
         """Whether a tensor of this concrete shape may be fed."""
-        if self.shape is None:
+        wanted = self.shape
+        if wanted is None:
             return True
-        return len(shape) == len(self.shape) and all(
-            want in (-1, have) for want, have in zip(self.shape, shape, strict=True)
-        )
+        if len(shape) != len(wanted):
+            return False
+        # On every call's way: `all` of a generator takes twice as long.
+        for want, have in zip(wanted, shape, strict=True):  # noqa: SIM110
+            if want != have and want != -1:
+                return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
     """One signature. Inputs and outputs are ordered by name, so that positions are the same everywhere.
 
-    `defaults` holds serialized TensorProtos for inputs that a request may leave out.
+    `defaults` holds serialized TensorProtos for inputs that a request may leave out. `batchable` is whether
+    every input and output declares a first dimension of any size: rows of several calls can share a run.
     """
 
     name: str
@@ -63,12 +69,12 @@ class Signature:
     outputs: Mapping[str, TensorSpec]
     method_name: str = ""
     defaults: Mapping[str, bytes] | None = None
+    batchable: bool = field(init=False)
 
-    @property
-    def batchable(self) -> bool:
-        """Whether every input and output declares a first dimension of any size: rows can share a run."""
+    def __post_init__(self) -> None:
         specs = [*self.inputs.values(), *self.outputs.values()]
-        return bool(self.inputs) and all(spec.shape is not None and spec.shape[:1] == (-1,) for spec in specs)
+        rows = all(spec.shape is not None and spec.shape[:1] == (-1,) for spec in specs)
+        object.__setattr__(self, "batchable", bool(self.inputs) and rows)
 
 
 def find(signatures: Mapping[str, Signature], name: str) -> Signature:
