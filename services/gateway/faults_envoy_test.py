@@ -31,7 +31,9 @@ def test_an_instance_that_freezes_costs_each_caller_few_calls(nodes: Path) -> No
             with Load(lambda: gateway.predict("a-69", timeout=2.0), threads=callers) as load:
                 time.sleep(1.0)
                 one.signal(signal.SIGSTOP)
-                time.sleep(10.0)  # two deadlines, an ejection and what comes after it; no health check so soon
+                time.sleep(
+                    10.0
+                )  # two deadlines, an ejection and what comes after it; no health check so soon
                 mark = len(load.answers)
                 time.sleep(2.5)
             # One each, and a few that a trial or a late report costs. Five rounds of deadlines would be 40.
