@@ -42,7 +42,9 @@ def test_half_plus_two_in_every_form_answers_tensors_and_examples(
     (y,) = engine.runner("regress_x_to_y", ("outputs",))([given])
     assert y.tolist() == [[2.0 + plus]]
     if name.endswith("tf2"):
-        assert {engine.signatures[key].method_name for key in METHODS if key in engine.signatures} == {PREDICT}
+        assert {engine.signatures[key].method_name for key in METHODS if key in engine.signatures} == {
+            PREDICT
+        }
         return
     assert {key: found.method_name for key, found in engine.signatures.items()} == METHODS
     (y,) = engine.runner("regress_x2_to_y3", ("outputs",))([np.array([[4]], "f4")])
