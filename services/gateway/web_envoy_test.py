@@ -149,7 +149,8 @@ def test_an_instances_error_and_a_timeout_are_json_errors(site: Site) -> None:
     instance.status, instance.delay_s = grpc.StatusCode.OK, 3.0
     status, error = post_json(envoy, PREDICT, SPEC)
     assert (status, error["code"]) == (504, 4)
-    assert "task 69 did not answer in time" in error["message"]
+    # The instance knows the deadline too; on a busy machine it may be the first to say so.
+    assert "task 69 did not answer in time" in error["message"] or error["message"] == "Deadline Exceeded"
 
 
 @pytest.mark.parametrize(("size", "status"), [(MAX_MESSAGE - 1000, 200), (MAX_MESSAGE + 1000, 413)])
