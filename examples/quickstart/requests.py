@@ -36,8 +36,8 @@ class Answer:
 class Caller:
     """Calls the gateway's four example models over one channel."""
 
-    def __init__(self, address: str) -> None:
-        self.channel = grpc.insecure_channel(address)
+    def __init__(self, address: str, options: Sequence[tuple[str, Any]] = ()) -> None:
+        self.channel = grpc.insecure_channel(address, options)
         self._stub: Any = WpaiDLPredictOnlineServiceStub(self.channel)
 
     def close(self) -> None:
