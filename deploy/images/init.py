@@ -10,7 +10,6 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Sequence
 
 _PASSED_ON = {
     signal.SIGTERM,
@@ -24,7 +23,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _NOT_FOUND = 127  # as a shell says it
 
 
-def run(command: Sequence[str]) -> int:
+def run(command: list[str]) -> int:
     """Runs the program to its end; returns its exit status, 128 + N if signal N ended it, 127 if there is none."""
     # Where the container runtime has an init of its own, orphans would go to that one; they are ours all the same.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

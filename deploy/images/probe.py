@@ -118,7 +118,7 @@ def _read(connection: socket.socket, size: int, end: float) -> bytes:
 
 def main(arguments: list[str]) -> int:
     try:
-        check(int(arguments[0]), *arguments[1:2])
+        check(int(arguments[0]), "".join(arguments[1:2]))
     except (NotServingError, OSError) as error:
         print(error)
         return 1
