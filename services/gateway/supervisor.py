@@ -339,23 +339,28 @@ class Supervisor:
         log.info("draining: health is NOT_SERVING")
         self._linger(self._options.drain_grace_s)
         started = time.monotonic()
-        # For DRAIN_S Envoy answers new calls still, with a GOAWAY on every connection that it answers on;
-        # then we have it stop listening. Callers that stay connected without a call would hold up the end for
-        # nothing.
+        # For DRAIN_S Envoy answers new calls still, with a GOAWAY on every connection that it answers on; then, or
+        # as soon as nobody is connected, it stops listening. Only then can it end: a client that spreads its calls
+        # connects again at once, and the calls on a connection that is not told to go would end with Envoy. Callers
+        # that stay connected without a call for as long again hold up nothing.
         with contextlib.suppress(OSError):
             supervisor_envoy.drain_listeners(self._envoy_admin)
-            closed = False
+            closed: float | None = None
             while not self._hurried:
-                passed = time.monotonic() - started
-                if passed > DRAIN_S and not closed:
-                    supervisor_envoy.close_listeners(self._envoy_admin)
-                    closed = True
-                if passed > self._options.drain_deadline_s:
+                now = time.monotonic()
+                if now - started > self._options.drain_deadline_s:
                     log.warning(
                         "calls still in flight after %g s are cut off", self._options.drain_deadline_s
                     )
                     break
-                if supervisor_envoy.active(self._envoy_admin, "rq" if closed else "cx") == 0:
+                gone = supervisor_envoy.active(self._envoy_admin, "cx") == 0
+                if closed is None:
+                    if gone or now - started > DRAIN_S:
+                        supervisor_envoy.close_listeners(self._envoy_admin)
+                        closed = now
+                elif gone or (
+                    now - closed > DRAIN_S and supervisor_envoy.active(self._envoy_admin, "rq") == 0
+                ):
                     break
                 self._linger(0.05)
         log.info("drained")
