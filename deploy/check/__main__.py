@@ -2,8 +2,9 @@
 
 1. Each image: not root, a health check, its labels, its size.
 2. The system comes up, two containers of each service, and answers the README's requests rightly.
-3. `docker stop` of a container of each service under load: no call fails, and its exit status is 0.
-4. `docker kill` of a worker under load: at least 99.9 % of the calls succeed.
+3. A third worker is found and called, without a word to the gateway.
+4. `docker stop` of a container of each service under load: no call fails, and its exit status is 0.
+5. `docker kill` of a worker under load: at least 99.9 % of the calls succeed.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ def check_system(project: Project, models: Path) -> None:
         for _ in range(once):
             calls.next()
         print(f"{once} answers equal those of the models loaded directly", flush=True)
+        scale_under_load(calls, project, "digits")
         for service in SERVICES:
             stop_under_load(calls, service, containers[service][0])
         kill_under_load(calls, containers["digits"][0])
@@ -157,6 +159,22 @@ def under_load(calls: Calls, what: str, act: Callable[[], None]) -> Load:
     if not served:
         raise CheckError(f"{what}: no call succeeded")
     return load
+
+
+def scale_under_load(calls: Calls, project: Project, service: str) -> None:
+    """One container more is called as soon as the gateway has looked the service's name up."""
+    old = set(project.containers(service))
+    scale = {name: INSTANCES for name in SERVICES}
+
+    def scale_up() -> None:
+        project.up({**scale, service: INSTANCES + 1})
+        wait_healthy(project.containers(service), START_S)
+
+    load = under_load(calls, f"--scale {service}={INSTANCES + 1}", scale_up)
+    (new,) = set(project.containers(service)) - old
+    host = address(new)
+    if load.failures or not any(instance.startswith(f"{host}:") for instance in load.instances(since=0.0)):
+        raise CheckError(f"--scale {service}: {len(load.failures)} calls failed, or {host} was not called")
 
 
 def stop_under_load(calls: Calls, service: str, container: str) -> None:
