@@ -1,6 +1,6 @@
 """Runs the images as deploy/compose.yaml says and shows that they hold what they promise.
 
-1. Each image: not root, a health check, its labels, its size.
+1. Each image: not root, a health check, its labels, its bill of materials; its size.
 2. The system comes up, two containers of each service, and answers the README's requests rightly.
 3. A third worker is found and called, without a word to the gateway.
 4. `docker stop` of a container of each service under load: no call fails, and its exit status is 0.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import sys
 import time
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_image(image: str) -> None:
-    """What the image's configuration must say; prints its size."""
+    """What the image must say of itself; prints its size."""
     found = inspect("image", image)
     config = found["Config"]
     labels = config["Labels"] or {}
@@ -78,7 +79,11 @@ def check_image(image: str) -> None:
     missing = [what for what, there in wanted.items() if not there]
     if missing:
         raise CheckError(f"{image} lacks {', '.join(missing)}")
-    print(f"{image:<45} {found['Size'] / 1e6:6.0f} MB", flush=True)
+    bill = json.loads(docker("run", "--rm", "--entrypoint", "cat", image, "/app/sbom.cdx.json"))
+    size, components = found["Size"] / 1e6, len(bill["components"])
+    print(f"{image:<45} {size:6.0f} MB, {components} components in its bill of materials", flush=True)
+    if not components:
+        raise CheckError(f"{image} has an empty bill of materials")
 
 
 def check_system(project: Project, models: Path) -> None:
