@@ -69,8 +69,9 @@ def test_tritonclient_learns_about_the_server(system: SimpleNamespace) -> None:
         assert client.is_server_live() and client.is_server_ready()
         assert "binary_tensor_data" in client.get_server_metadata().extensions
         assert client.get_model_metadata(NAME).platform == "pytorch"
+        assert client.is_model_ready(NAME) and not client.is_model_ready("other")
         with pytest.raises(InferenceServerException, match="no model 'other'"):
-            client.is_model_ready("other")
+            client.get_model_metadata("other")
 
 
 def test_tis_predict(system: SimpleNamespace) -> None:
