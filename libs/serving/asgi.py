@@ -4,27 +4,28 @@
 trailers. It is written for pyvoy and uses nothing but ASGI and its `http.response.trailers` extension.
 Protocol: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
 
-A success is response headers, one body message and the trailers; an error is trailers-only, that is,
-`grpc-status` in the response headers and no body.
+Unary calls mostly do not come here: where Envoy has the filter of `direct`, the event loop gets them whole.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from libs.serving.call import Call, Handler, HttpHandler, Route
 from libs.serving.control import Control, configure_logging, tune_process
-from libs.serving.defects import defect
-from libs.serving.errors import Cancelled, DeadlineExceeded, Internal, ServingError
-from libs.serving.frames import ACCEPT_ENCODING, HEADER_BYTES, expected_bytes, frame, trailing_bytes, unframe
-from libs.serving.headers import Metadata, header_fields
+from libs.serving.direct.calls import DirectCalls
+from libs.serving.direct.module import LIBRARY_VARIABLE
+from libs.serving.errors import DeadlineExceeded, ServingError
+from libs.serving.frames import HEADER_BYTES, expected_bytes, frame, trailing_bytes, unframe
+from libs.serving.headers import Field, Metadata
 from libs.serving.health import SERVING, Health
-from libs.serving.inflight import InFlight, LiveCall
+from libs.serving.inflight import LiveCall
 from libs.serving.load_report import INTERVAL_S, Sample
-from libs.serving.metrics import MethodStats, Metrics
+from libs.serving.metrics import Metrics
 from libs.serving.plain_http import (
     DEFAULT_TIMEOUT_S,
     Event,
@@ -35,8 +36,9 @@ from libs.serving.plain_http import (
     plain_failure,
 )
 from libs.serving.reflection import Descriptors, Reflection
-from libs.serving.status import Code, encode_message, grpc_code, parse_timeout
+from libs.serving.status import Code, grpc_code
 from libs.serving.streams import StreamHandler, Streams
+from libs.serving.unary import OK_TRAILER, Unary, error_fields, gone, ok_fields, timeout_s
 
 Hook = Callable[[], Awaitable[None]]
 
@@ -46,14 +48,6 @@ UNKNOWN_METHOD = "/unknown/unknown"
 
 log = logging.getLogger(__name__)
 
-_CONTENT_TYPE = (b"content-type", b"application/grpc")
-_OK_START: Event = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [_CONTENT_TYPE],
-    "trailers": True,
-}
-_OK_TRAILERS: Event = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
 _NO_BODY: Event = {"type": "http.response.body", "body": b"", "more_body": False}
 
 # What may follow "application/grpc" in the content-type: nothing, a message format, or a parameter; grpc-web
@@ -104,10 +98,9 @@ class GrpcApp:
     ) -> None:
         self.health = health if health is not None else Health()
         self.metrics = metrics if metrics is not None else Metrics()
-        self._methods: dict[str, tuple[Handler, MethodStats]] = {
-            path: (handler, self.metrics.method(path))
-            for path, handler in {**self.health.handlers(), **handlers}.items()
-        }
+        self._unary_calls = Unary(
+            {**self.health.handlers(), **handlers}, self.metrics, max_message_bytes, clock
+        )
         # Paths that callers make up must not become a time series each.
         self._unknown = (None, self.metrics.method(UNKNOWN_METHOD))
         plain: dict[tuple[str, str], HttpHandler] = {
@@ -118,7 +111,7 @@ class GrpcApp:
         served = [Route(method, path, handler, plain_failure) for (method, path), handler in plain.items()]
         streaming = {**self.health.streams(), **(streams or {})}
         if reflection is not None:
-            names = {path.split("/")[1] for path in (*self._methods, *streaming)}
+            names = {path.split("/")[1] for path in (*self._unary_calls.methods, *streaming)}
             streaming.update(Reflection(reflection, names).streams())
         self._streams = Streams(
             {path: (handler, self.metrics.method(path)) for path, handler in streaming.items()},
@@ -126,20 +119,19 @@ class GrpcApp:
             max_message_bytes,
             clock,
         )
-        self._http = PlainHttp([*served, *routes], self._methods, max_message_bytes, http_timeout_s, clock)
-        self._max_message_bytes = max_message_bytes
+        self._http = PlainHttp(
+            [*served, *routes], self._unary_calls.methods, max_message_bytes, http_timeout_s, clock
+        )
         self._on_startup = on_startup
         self._on_shutdown = on_shutdown
         self._clock = clock
         self._load = load
-        self._ok_trailers = _OK_TRAILERS
-        self._in_flight = InFlight(clock)
-        self.metrics.in_flight = self._in_flight.__len__
+        self.metrics.in_flight = self._unary_calls.in_flight.__len__
 
     @property
     def in_flight(self) -> int:
         """gRPC calls being served now."""
-        return len(self._in_flight)
+        return len(self._unary_calls.in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -154,63 +146,45 @@ class GrpcApp:
             await self._http(scope, receive, send)
 
     async def _unary(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
-        """Serves one gRPC call. This is the hot path: every line here runs for every request."""
+        """Serves a gRPC call with streams, one of an unknown method, and any that the exchange did not take."""
         clock = self._clock
         start = clock()
         path = scope["path"]
-        loop = asyncio.get_running_loop()
-        handler, stats = self._methods.get(path, self._unknown)
-        if handler is None:  # it has streams, or is unknown
+        unary = self._unary_calls
+        handler, stats = unary.methods.get(path, self._unknown)
+        if handler is None:
             await self._streams.serve(scope, headers, receive, send)
             return
+        loop = asyncio.get_running_loop()
         live = LiveCall(asyncio.current_task(loop), receive, start)
         call = Call(path, Metadata(scope["headers"]), None, live.cancelled)
+        answer = b""
         failure: ServingError | None = None
-        body = b""
-        begin = _OK_START
         try:
             timeout = headers.get(b"grpc-timeout")
             if timeout is not None:
-                live.deadline = call.deadline = start + _timeout(timeout)
-            self._in_flight.add(live, loop)
+                live.deadline = call.deadline = start + timeout_s(timeout)
+            unary.in_flight.add(live, loop)
             event = await receive()
             data = event.get("body", b"")
             if event.get("more_body") or event["type"] != "http.request":
                 data = await self._rest(event, receive, live)
-            message = unframe(data, headers.get(b"grpc-encoding"), self._max_message_bytes)
-            live.reading = False
-            if call.deadline is not None and call.deadline <= clock():
-                raise DeadlineExceeded("the deadline passed while the request was received")
-            body = frame(await handler(call, message))
-            if call.response_metadata:
-                begin = {**_OK_START, "headers": [_CONTENT_TYPE, *header_fields(call.response_metadata)]}
-            if live.expired:  # the handler went on although it was cancelled
-                failure = _late()
+            message = unframe(data, headers.get(b"grpc-encoding"), unary.max_message_bytes)
         except ServingError as error:
             failure = error
-        except asyncio.CancelledError as error:
-            if live.expired:
-                failure = _late()
-            elif live.gone:
-                failure = _gone()
-            elif live.task is None or not live.task.cancelling():  # the handler's own idea
-                failure = defect(path, error)
-            else:  # the server is being stopped
-                self._in_flight.remove(live)
-                raise
-        except Exception as error:
-            failure = defect(path, error)
-        self._in_flight.remove(live)
+        else:
+            answer, failure = await unary.handle(handler, call, live, message)
+        unary.in_flight.remove(live)
         code = 0
         try:
             if failure is None:
-                await send(begin)
-                await send({"type": "http.response.body", "body": body})
-                await send(self._ok_trailers)
+                await send(_start(ok_fields(call.response_metadata), trailers=True))
+                await send({"type": "http.response.body", "body": frame(answer)})
+                await send({"type": "http.response.trailers", "headers": list(unary.trailers)})
             else:
                 code = grpc_code(failure)
                 if not live.gone:
-                    await send(_error_start(code, failure, call.response_metadata))
+                    await send(_start(error_fields(code, failure, call.response_metadata)))
                     await send(_NO_BODY)
         except OSError:  # what ASGI servers raise when the caller has gone
             code = Code.CANCELLED
@@ -224,13 +198,13 @@ class GrpcApp:
         while True:
             if event["type"] != "http.request":
                 live.gone = True
-                raise _gone()
+                raise gone()
             if chunk := event.get("body", b""):
                 chunks.append(chunk)
                 size += len(chunk)
             if expected is None and size >= HEADER_BYTES:
                 chunks = [b"".join(chunks)]
-                expected = expected_bytes(chunks[0], self._max_message_bytes)
+                expected = expected_bytes(chunks[0], self._unary_calls.max_message_bytes)
             if expected is not None and size > expected:
                 raise trailing_bytes(size - expected)
             if not event.get("more_body"):
@@ -246,8 +220,7 @@ class GrpcApp:
 
     def _report_load(self, loop: asyncio.AbstractEventLoop, sample: Sample) -> None:
         """Renews the load report, again and again."""
-        trailer = sample(self._clock()).trailer()
-        self._ok_trailers = {**_OK_TRAILERS, "headers": [*_OK_TRAILERS["headers"], trailer]}
+        self._unary_calls.trailers = (OK_TRAILER, sample(self._clock()).trailer())
         loop.call_later(INTERVAL_S, self._report_load, loop, sample)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -275,6 +248,9 @@ class GrpcApp:
                 control.send({"event": "health", "serving": True})
         if not self.health.managed:
             self.health.set_status("", SERVING)
+        library = os.environ.pop(LIBRARY_VARIABLE, None)  # of this process alone
+        if library is not None:
+            DirectCalls(self._unary_calls, library).listen(asyncio.get_running_loop())
         if control is not None:  # a server process, not a test
             tune_process()
         if self._load is not None:
@@ -292,32 +268,5 @@ class GrpcApp:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def _timeout(value: bytes) -> float:
-    try:
-        return parse_timeout(value)
-    except ValueError as error:
-        raise Internal(str(error)) from None
-
-
-def _late() -> ServingError:
-    return DeadlineExceeded("the deadline passed before the answer was ready")
-
-
-def _gone() -> ServingError:
-    return Cancelled("the caller went away")
-
-
-def _error_start(code: int, error: ServingError, metadata: Mapping[str, str]) -> Event:
-    headers = [
-        _CONTENT_TYPE,
-        (b"grpc-status", b"%d" % code),
-        (b"grpc-message", encode_message(error.message)),
-    ]
-    if code == Code.UNIMPLEMENTED:
-        headers.append((b"grpc-accept-encoding", ACCEPT_ENCODING))
-    if metadata:
-        try:
-            headers += header_fields(metadata)
-        except ValueError:
-            log.warning("response metadata left out of an error", exc_info=True)
-    return {"type": "http.response.start", "status": 200, "headers": headers}
+def _start(fields: list[Field], *, trailers: bool = False) -> Event:
+    return {"type": "http.response.start", "status": 200, "headers": fields, "trailers": trailers}

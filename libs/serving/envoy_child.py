@@ -23,6 +23,8 @@ from typing import Any
 from pyvoy import PyvoyServer
 from pyvoy._server import get_envoy_environ, get_envoy_path  # type: ignore[attr-defined]
 
+from libs.serving.direct.module import LIBRARY, LIBRARY_VARIABLE, http_filter
+
 _PR_SET_PDEATHSIG = 1
 _ADMIN_TIMEOUT_S = 5.0
 
@@ -56,10 +58,14 @@ class Limits:
 def configuration(app: str, host: str, port: int, admin_path: Path, limits: Limits) -> dict[str, Any]:
     """Envoy's bootstrap configuration for an application.
 
-    Beyond pyvoy's own: the admin interface on a Unix socket; no SO_REUSEPORT, with which a second server
-    would bind the same port in silence and take half of its calls; a request buffer of one message (Envoy
-    answers 413 when its 1 MiB default overflows while Python is busy); bounds on connections, streams and
-    slow senders; no `server` and `date` of Envoy's on top of the application's headers.
+    Beyond pyvoy's own: the filter that hands unary calls over whole; the admin interface on a Unix socket; no
+    SO_REUSEPORT, with which a second server would bind the same port in silence and take half of its calls; a
+    request buffer of one message (Envoy answers 413 when its 1 MiB default overflows while Python is busy);
+    bounds on connections, streams and slow senders; no `server` and `date` of Envoy's on top of the
+    application's headers.
+
+    Raises:
+        StartError: a part of the server is missing.
     """
     config: dict[str, Any] = PyvoyServer(app, address=host, port=port, lifespan=True).get_envoy_config()
     config["admin"] = {"address": {"pipe": {"path": str(admin_path), "mode": 0o600}}}
@@ -72,6 +78,10 @@ def configuration(app: str, host: str, port: int, admin_path: Path, limits: Limi
         "initial_stream_window_size": 1 << 20,
         "initial_connection_window_size": 16 << 20,
     }
+    try:
+        manager["http_filters"].insert(0, http_filter())
+    except FileNotFoundError as error:
+        raise StartError(str(error)) from error
     manager["request_timeout"] = f"{limits.request_timeout_s}s"
     manager["server_header_transformation"] = "PASS_THROUGH"
     manager["drain_timeout"] = "1s"
@@ -104,7 +114,7 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
             f" Envoy and loads it from there. Install it (Debian: apt-get install libpython{version}), or use"
             " a Python that was built with --enable-shared (the python:*-slim images are)"
         )
-    return {**os.environ, **pyvoy, "PYTHONUNBUFFERED": "1", **extra}
+    return {**os.environ, **pyvoy, "PYTHONUNBUFFERED": "1", LIBRARY_VARIABLE: str(LIBRARY), **extra}
 
 
 def spawn(

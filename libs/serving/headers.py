@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable, Iterator, Mapping
+
+Field = tuple[bytes, bytes]
+"""Name, in lower case, and value."""
 
 # Fields of the gRPC protocol itself, which are no metadata of the caller's.
 GRPC_FIELDS = frozenset((b"content-type", b"te", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding"))
 # Custom-Metadata names of the gRPC over HTTP/2 protocol.
+_PACKED = struct.Struct("=II")
 _NAME = re.compile(r"[a-z0-9_.-]+")
 
 
 class Metadata(Mapping[str, str]):
-    """Header fields of an ASGI scope, decoded on first use, since most handlers never look.
+    """Header fields, decoded on first use, since most handlers never look.
 
     Args:
-        headers: names (in lower case) and values.
+        headers: as an ASGI scope has them, or packed.
         hidden: names to leave out.
     """
 
     __slots__ = ("_decoded", "_headers", "_hidden")
 
-    def __init__(
-        self, headers: Iterable[tuple[bytes, bytes]], hidden: frozenset[bytes] = GRPC_FIELDS
-    ) -> None:
+    def __init__(self, headers: Iterable[Field] | bytes, hidden: frozenset[bytes] = GRPC_FIELDS) -> None:
         self._headers = headers
         self._hidden = hidden
         self._decoded: dict[str, str] | None = None
@@ -32,7 +35,8 @@ class Metadata(Mapping[str, str]):
         values = self._decoded
         if values is None:
             values = {}
-            for name, value in self._headers:
+            headers = self._headers
+            for name, value in unpack_fields(headers) if isinstance(headers, bytes) else headers:
                 if name not in self._hidden:
                     key, text = name.decode("latin-1"), value.decode("latin-1")
                     values[key] = f"{values[key]},{text}" if key in values else text
@@ -47,6 +51,21 @@ class Metadata(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._values())
+
+
+def pack_fields(fields: Iterable[Field]) -> bytes:
+    """Header fields in one piece: of each the lengths of its name and value, 32 bits each, and the two."""
+    return b"".join(_PACKED.pack(len(name), len(value)) + name + value for name, value in fields)
+
+
+def unpack_fields(packed: bytes) -> Iterator[Field]:
+    """The fields that were packed."""
+    at = 0
+    while at < len(packed):
+        name, value = _PACKED.unpack_from(packed, at)
+        at += _PACKED.size
+        yield packed[at : at + name], packed[at + name : at + name + value]
+        at += name + value
 
 
 def check_metadata(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -66,6 +85,6 @@ def check_metadata(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def header_fields(metadata: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+def header_fields(metadata: Mapping[str, str]) -> list[Field]:
     """Response metadata as header fields; raises as `check_metadata` does."""
     return [(key.encode(), value.encode()) for key, value in check_metadata(metadata)]

@@ -110,7 +110,7 @@ class InFlight:
             elif len(self._heap) > 2 * len(self._calls) + _HEAP_SLACK:
                 self._heap = [entry for entry in self._heap if not entry[2].done]
                 heapify(self._heap)
-        if not self._sweeping:
+        if not self._sweeping and call.receive is not None:
             self._sweeping = True
             loop.call_later(FIRST_POLL_S, self._sweep, loop)
 

@@ -3,7 +3,7 @@
 #ifndef DL_BODY_H
 #define DL_BODY_H
 
-#include "envoy_abi.h"
+#include "libs/native/envoy_abi.h"
 
 // The pieces that one of the two is in. Few as a rule; a filter before this one can make them many.
 struct pieces {

@@ -4,7 +4,7 @@
 // Runs on Envoy's worker threads after a call has ended. It never blocks and never allocates.
 
 #include "call_memory.h"
-#include "envoy_abi.h"
+#include "libs/native/envoy_abi.h"
 
 #include <stdio.h>
 #include <string.h>

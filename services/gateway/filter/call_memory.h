@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "text.h"
+#include "libs/native/text.h"
 
 // --- the file: a head, the keys of the tasks, the keys of the instances, the blocks, the last failures of each ---
 

@@ -5,7 +5,7 @@
 // everything flows. Runs on Envoy's worker threads: it never blocks, and a hook's work is bounded by the bytes it got.
 
 #include "body.h"
-#include "envoy_abi.h"
+#include "libs/native/envoy_abi.h"
 #include "inflate.h"
 #include "methods.h"
 #include "route_key.h"
@@ -358,20 +358,22 @@ enum envoy_headers_status envoy_dynamic_module_on_http_filter_request_trailers(v
 
 // --- hooks that Envoy wants to find and that have nothing to do ---
 
-#define UNUSED_HOOK(name)                                                                                              \
-    ENVOY_HOOK int envoy_dynamic_module_on_http_filter_##name(void);                                                   \
-    int envoy_dynamic_module_on_http_filter_##name(void) { return 0; }
+ENVOY_UNUSED_HOOK(response_headers)
+ENVOY_UNUSED_HOOK(response_body)
+ENVOY_UNUSED_HOOK(response_trailers)
+ENVOY_UNUSED_HOOK(http_callout_done)
+ENVOY_UNUSED_HOOK(http_stream_headers)
+ENVOY_UNUSED_HOOK(http_stream_data)
+ENVOY_UNUSED_HOOK(http_stream_trailers)
+ENVOY_UNUSED_HOOK(http_stream_complete)
+ENVOY_UNUSED_HOOK(http_stream_reset)
+ENVOY_UNUSED_HOOK(downstream_above_write_buffer_high_watermark)
+ENVOY_UNUSED_HOOK(downstream_below_write_buffer_low_watermark)
 
-UNUSED_HOOK(response_headers)
-UNUSED_HOOK(response_body)
-UNUSED_HOOK(response_trailers)
-UNUSED_HOOK(stream_complete)
-UNUSED_HOOK(scheduled)
-UNUSED_HOOK(http_callout_done)
-UNUSED_HOOK(http_stream_headers)
-UNUSED_HOOK(http_stream_data)
-UNUSED_HOOK(http_stream_trailers)
-UNUSED_HOOK(http_stream_complete)
-UNUSED_HOOK(http_stream_reset)
-UNUSED_HOOK(downstream_above_write_buffer_high_watermark)
-UNUSED_HOOK(downstream_below_write_buffer_low_watermark)
+void envoy_dynamic_module_on_http_filter_stream_complete(void *stream, const void *filter) {
+    (void)stream, (void)filter;
+}
+
+void envoy_dynamic_module_on_http_filter_scheduled(void *stream, const void *filter, uint64_t event) {
+    (void)stream, (void)filter, (void)event;
+}

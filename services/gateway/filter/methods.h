@@ -3,7 +3,7 @@
 #ifndef DL_METHODS_H
 #define DL_METHODS_H
 
-#include "text.h"
+#include "libs/native/text.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -27,7 +27,7 @@ def library_folder(scratch: Path) -> Path:
     library = resources.files("services.gateway").joinpath("filter/" + _LIBRARY)
     if isinstance(library, Path):
         if not library.is_file():
-            raise FileNotFoundError(f"{library} is missing: services/gateway/filter/build.py makes it")
+            raise FileNotFoundError(f"{library} is missing: its BUILD file says how to make it")
         return library.parent
     (scratch / _LIBRARY).write_bytes(library.read_bytes())
     return scratch

@@ -1,4 +1,4 @@
-// The part of Envoy's interface for dynamic modules that this filter uses, of Envoy 1.39:
+// The part of Envoy's interface for dynamic modules that our filters use, of Envoy 1.39:
 // https://www.envoyproxy.io/docs/envoy/v1.39.0/intro/arch_overview/advanced/dynamic_modules
 //
 // Envoy resolves the hooks by their names when it loads the module, and the callbacks are symbols of the Envoy binary.
@@ -36,6 +36,9 @@ enum envoy_body_status { ENVOY_BODY_CONTINUE = 0, ENVOY_BODY_STOP_AND_BUFFER = 1
 
 void envoy_dynamic_module_callback_log(int level, struct text message);
 
+size_t envoy_dynamic_module_callback_http_get_headers_size(void *stream, int map);
+// Fills as many as get_headers_size says.
+bool envoy_dynamic_module_callback_http_get_headers(void *stream, int map, struct envoy_header *headers);
 // The value number `index` of a header, and how many values it has. False when there is no such value.
 bool envoy_dynamic_module_callback_http_get_header(
     void *stream, int map, struct text name, struct text *value, size_t index, size_t *count
@@ -56,7 +59,21 @@ void envoy_dynamic_module_callback_http_send_response(
     void *stream, uint32_t status, struct envoy_header *headers, size_t header_count, struct text body, struct text details
 );
 
-// Hooks that do something. Of the others Envoy wants some to exist; they are at the end of filter.c.
+// Answers the call piece by piece.
+void envoy_dynamic_module_callback_http_send_response_headers(
+    void *stream, struct envoy_header *headers, size_t count, bool end_of_stream
+);
+void envoy_dynamic_module_callback_http_send_response_data(void *stream, struct text data, bool end_of_stream);
+void envoy_dynamic_module_callback_http_send_response_trailers(
+    void *stream, struct envoy_header *trailers, size_t count
+);
+
+// A scheduler outlives its stream: a commit for one that is gone does nothing. Any thread may commit and delete.
+void *envoy_dynamic_module_callback_http_filter_scheduler_new(void *stream);
+void envoy_dynamic_module_callback_http_filter_scheduler_commit(void *scheduler, uint64_t event);
+void envoy_dynamic_module_callback_http_filter_scheduler_delete(void *scheduler);
+
+// Hooks. Envoy wants some to exist even where they have nothing to do.
 
 ENVOY_HOOK const char *envoy_dynamic_module_on_program_init(void);
 // NULL rejects the configuration.
@@ -73,5 +90,12 @@ ENVOY_HOOK enum envoy_body_status envoy_dynamic_module_on_http_filter_request_bo
 ENVOY_HOOK enum envoy_headers_status envoy_dynamic_module_on_http_filter_request_trailers(
     void *stream, const void *filter
 );
+ENVOY_HOOK void envoy_dynamic_module_on_http_filter_stream_complete(void *stream, const void *filter);
+// On the stream's thread, after a commit.
+ENVOY_HOOK void envoy_dynamic_module_on_http_filter_scheduled(void *stream, const void *filter, uint64_t event);
+
+#define ENVOY_UNUSED_HOOK(name)                                                                                        \
+    ENVOY_HOOK int envoy_dynamic_module_on_http_filter_##name(void);                                                   \
+    int envoy_dynamic_module_on_http_filter_##name(void) { return 0; }
 
 #endif
