@@ -126,12 +126,18 @@ class GrpcApp:
         self._on_shutdown = on_shutdown
         self._clock = clock
         self._load = load
+        self._direct: DirectCalls | None = None
         self.metrics.in_flight = self._unary_calls.in_flight.__len__
 
     @property
     def in_flight(self) -> int:
         """gRPC calls being served now."""
         return len(self._unary_calls.in_flight)
+
+    @property
+    def held(self) -> int:
+        """Calls that there is memory of; all are freed once they are over."""
+        return max(self.in_flight, self._direct.held if self._direct is not None else 0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -248,9 +254,10 @@ class GrpcApp:
                 control.send({"event": "health", "serving": True})
         if not self.health.managed:
             self.health.set_status("", SERVING)
-        library = os.environ.pop(LIBRARY_VARIABLE, None)  # of this process alone
-        if library is not None:
-            DirectCalls(self._unary_calls, library).listen(asyncio.get_running_loop())
+        library = os.environ.pop(LIBRARY_VARIABLE, "")  # of this process alone
+        if library:
+            self._direct = DirectCalls(self._unary_calls, library)
+            self._direct.listen(asyncio.get_running_loop())
         if control is not None:  # a server process, not a test
             tune_process()
         if self._load is not None:

@@ -114,7 +114,7 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
             f" Envoy and loads it from there. Install it (Debian: apt-get install libpython{version}), or use"
             " a Python that was built with --enable-shared (the python:*-slim images are)"
         )
-    return {**os.environ, **pyvoy, "PYTHONUNBUFFERED": "1", LIBRARY_VARIABLE: str(LIBRARY), **extra}
+    return {LIBRARY_VARIABLE: str(LIBRARY), **os.environ, **pyvoy, "PYTHONUNBUFFERED": "1", **extra}
 
 
 def spawn(

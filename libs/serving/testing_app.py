@@ -128,6 +128,10 @@ async def _http_fail(request: HttpRequest) -> HttpResponse:
     raise InvalidArgument("this is wrong")
 
 
+async def _http_held(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(200, str(app.held).encode())
+
+
 async def _startup() -> None:
     match _config.get("startup"):
         case "refuse":
@@ -150,7 +154,11 @@ async def _shutdown() -> None:
 
 app = GrpcApp(
     HANDLERS,
-    {("POST", "/http/echo"): _http_echo, ("GET", "/http/fail"): _http_fail},
+    {
+        ("POST", "/http/echo"): _http_echo,
+        ("GET", "/http/fail"): _http_fail,
+        ("GET", "/http/held"): _http_held,
+    },
     max_message_bytes=_config.get("max_message_bytes", 10 << 20),
     on_startup=_startup,
     on_shutdown=_shutdown,

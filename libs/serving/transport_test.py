@@ -1,4 +1,4 @@
-"""Both transports against a real grpcio client: what a caller sees must not depend on the transport."""
+"""Every transport against a real grpcio client: what a caller sees must not depend on the transport."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Client:
         return caught.value
 
 
-@pytest.fixture(params=["pyvoy", "aio"])
+@pytest.fixture(params=["pyvoy", "asgi", "aio"])
 def client(request: pytest.FixtureRequest) -> Iterator[Client]:
     client = Client(request.getfixturevalue(request.param).address)
     yield client

@@ -40,6 +40,11 @@ class DirectCalls:
         """Serves from here on."""
         loop.add_reader(self._exchange.fileno, self._take, loop)
 
+    @property
+    def held(self) -> int:
+        """Calls that there is memory of, here or at the filter."""
+        return max(len(self._given), self._exchange.held)
+
     def _take(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begins every call that has come."""
         unary = self._unary

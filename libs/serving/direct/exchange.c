@@ -13,6 +13,8 @@ static struct call *first, **last = &first; // what the event loop has not seen
 static int wake = -1;
 static bool woken;
 
+static size_t held; // calls that are not freed
+
 static struct text methods[MAX_METHODS];
 static atomic_size_t method_count;
 static uint64_t limit;
@@ -34,6 +36,7 @@ static void release(struct call *call) { // under the lock
     free(call->body_memory);
     free(call->answer);
     free(call);
+    held--;
 }
 
 static bool append(struct call *call) { // under the lock; whether to wake the event loop
@@ -53,6 +56,7 @@ static void wake_up(void) {
 void exchange_put(struct call *call) {
     pthread_mutex_lock(&lock);
     call->references++;
+    held++;
     bool asleep = append(call);
     pthread_mutex_unlock(&lock);
     if (asleep) wake_up();
@@ -174,4 +178,11 @@ void dl_direct_drop(struct call *call) {
     call->answered = true;
     release(call);
     pthread_mutex_unlock(&lock);
+}
+
+size_t dl_direct_held(void) {
+    pthread_mutex_lock(&lock);
+    size_t count = held;
+    pthread_mutex_unlock(&lock);
+    return count;
 }

@@ -62,5 +62,6 @@ EXPORTED void dl_direct_answer(
     const char *trailers, size_t trailers_length
 );
 EXPORTED void dl_direct_drop(struct call *call);
+EXPORTED size_t dl_direct_held(void);
 
 #endif

@@ -64,6 +64,8 @@ class Exchange:
         self._drop = functions.dl_direct_drop
         self._drop.argtypes = (ctypes.c_void_p,)
         self._drop.restype = None
+        self._held = functions.dl_direct_held
+        self._held.restype = ctypes.c_size_t
         self._records = bytearray(_ROOM * _RECORD.size)
         self._address = ctypes.addressof((ctypes.c_char * len(self._records)).from_buffer(self._records))
         self._view = memoryview(self._records)
@@ -86,3 +88,8 @@ class Exchange:
     def drop(self, call: int) -> None:
         """Forgets a call whose caller has left."""
         self._drop(call)
+
+    @property
+    def held(self) -> int:
+        """Calls that there is memory of."""
+        return int(self._held())

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 LIBRARY_VARIABLE = "SERVING_DIRECT_LIBRARY"
-"""Environment variable of the server process: the path of the filter that its Envoy has loaded."""
+"""Environment variable of the server process: the path of the filter that its Envoy has loaded. Empty: leave the filter
+alone and take every call by ASGI."""
 
 LIBRARY = Path(__file__).with_name("libdl_direct.so")
 
