@@ -124,7 +124,7 @@ def main() -> int:
         "--timeout", type=float, default=1.0, help="deadline of a call, seconds [%(default)g]"
     )
     parser.add_argument("--fault-seconds", type=float, default=10.0, help="length of a fault [%(default)g]")
-    parser.add_argument("--after-seconds", type=float, default=12.0, help="watched after it [%(default)g]")
+    parser.add_argument("--after-seconds", type=float, default=18.0, help="watched after it [%(default)g]")
     parser.add_argument("--edits", type=int, default=100, help="of the node file [%(default)s]")
     parser.add_argument("--certificates", type=int, default=10, help="times they are replaced [%(default)s]")
     parser.add_argument(

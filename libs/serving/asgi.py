@@ -43,6 +43,8 @@ from libs.serving.unary import OK_TRAILER, Unary, error_fields, gone, ok_fields,
 Hook = Callable[[], Awaitable[None]]
 
 DEFAULT_MAX_MESSAGE_BYTES = 10 << 20
+HELD_MESSAGES = 100
+"""Of the largest size: what requests in flight may hold together unless told otherwise."""
 UNKNOWN_METHOD = "/unknown/unknown"
 """What metrics count calls of unknown methods under."""
 
@@ -66,6 +68,7 @@ class GrpcApp:
         routes: more of plain HTTP, with patterns for paths and with errors of their own form.
         http_timeout_s: bound of a plain HTTP request's time.
         max_message_bytes: bound of a request message, as sent and as decompressed, and of an HTTP body.
+        max_held_bytes: bound of the memory of all unary requests in flight; None: of a hundred of the largest.
         on_startup: awaited before the server listens. If it raises, the server does not start; the text of a
             `ServingError`, `ValueError` or `OSError` is what the operator reads.
         on_shutdown: awaited after the last call, before the process ends.
@@ -89,6 +92,7 @@ class GrpcApp:
         routes: Sequence[Route] = (),
         http_timeout_s: float = DEFAULT_TIMEOUT_S,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        max_held_bytes: int | None = None,
         on_startup: Hook | None = None,
         on_shutdown: Hook | None = None,
         health: Health | None = None,
@@ -127,6 +131,7 @@ class GrpcApp:
         self._clock = clock
         self._load = load
         self._direct: DirectCalls | None = None
+        self._max_held_bytes = max_held_bytes or HELD_MESSAGES * max_message_bytes
         self.metrics.in_flight = self._unary_calls.in_flight.__len__
 
     @property
@@ -256,7 +261,7 @@ class GrpcApp:
             self.health.set_status("", SERVING)
         library = os.environ.pop(LIBRARY_VARIABLE, "")  # of this process alone
         if library:
-            self._direct = DirectCalls(self._unary_calls, library)
+            self._direct = DirectCalls(self._unary_calls, library, self._max_held_bytes)
             self._direct.listen(asyncio.get_running_loop())
         if control is not None:  # a server process, not a test
             tune_process()

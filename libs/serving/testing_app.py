@@ -160,6 +160,7 @@ app = GrpcApp(
         ("GET", "/http/held"): _http_held,
     },
     max_message_bytes=_config.get("max_message_bytes", 10 << 20),
+    max_held_bytes=_config.get("max_held_bytes"),
     on_startup=_startup,
     on_shutdown=_shutdown,
     metrics=metrics,

@@ -6,7 +6,7 @@ import asyncio
 
 from libs.serving.call import Call
 from libs.serving.direct.exchange import NO_TIMEOUT, Exchange, Kind, memory_at
-from libs.serving.errors import ServingError
+from libs.serving.errors import ResourceExhausted, ServingError
 from libs.serving.frames import unframe
 from libs.serving.headers import Field, Metadata, pack_fields, unpack_fields
 from libs.serving.inflight import LiveCall
@@ -23,15 +23,17 @@ class DirectCalls:
     Args:
         unary: what to serve.
         library: path of the filter that Envoy has loaded.
+        max_held_bytes: memory of the requests of all calls together.
 
     Raises:
         OSError: as `Exchange` does.
     """
 
-    def __init__(self, unary: Unary, library: str) -> None:
+    def __init__(self, unary: Unary, library: str, max_held_bytes: int) -> None:
         self._unary = unary
         self._methods = [(path, *of) for path, of in unary.methods.items()]
-        self._exchange = Exchange(library, list(unary.methods), unary.max_message_bytes)
+        self._exchange = Exchange(library, list(unary.methods), unary.max_message_bytes, max_held_bytes)
+        self._max_held_bytes = max_held_bytes
         self._given: dict[int, LiveCall] = {}
         self._trailers: tuple[Field, ...] = ()
         self._packed_trailers = b""
@@ -90,8 +92,8 @@ class DirectCalls:
         try:
             if live.gone:
                 raise gone()
-            if kind == Kind.BODY:
-                message = self._message(packed, message)
+            if kind != Kind.MESSAGE:
+                message = self._message(kind, packed, message)
         except ServingError as error:
             failure = error
         else:
@@ -115,12 +117,16 @@ class DirectCalls:
                 self._exchange.answer(ident, pack_fields(fields), b"", b"")
         stats.observe(code, self._unary.clock() - live.since)
 
-    def _message(self, packed: bytes, body: bytes) -> bytes:
+    def _message(self, kind: int, packed: bytes, body: bytes) -> bytes:
         """The message of a body that is not simply one.
 
         Raises:
             ServingError: there is no message, or the filter did not understand the call's timeout.
         """
+        if kind == Kind.FULL:
+            raise ResourceExhausted(
+                f"the server holds all the requests that it may, {self._max_held_bytes} bytes: try again later"
+            )
         fields = dict(unpack_fields(packed))
         timeout = fields.get(b"grpc-timeout")
         if timeout is not None:

@@ -17,7 +17,8 @@ static size_t held; // calls that are not freed
 
 static struct text methods[MAX_METHODS];
 static atomic_size_t method_count;
-static uint64_t limit;
+static uint64_t limit, most_bytes;
+static atomic_uint_fast64_t bytes;
 
 int exchange_method(struct text path) {
     size_t count = atomic_load_explicit(&method_count, memory_order_acquire);
@@ -29,11 +30,20 @@ int exchange_method(struct text path) {
 
 uint64_t exchange_limit(void) { return limit; }
 
+bool exchange_reserve(size_t more) {
+    if (atomic_fetch_add_explicit(&bytes, more, memory_order_relaxed) + more <= most_bytes) return true;
+    exchange_return(more);
+    return false;
+}
+
+void exchange_return(size_t less) { atomic_fetch_sub_explicit(&bytes, less, memory_order_relaxed); }
+
 static void release(struct call *call) { // under the lock
     if (--call->references > 0) return;
     envoy_dynamic_module_callback_http_filter_scheduler_delete(call->scheduler);
     free(call->headers_memory);
     free(call->body_memory);
+    exchange_return(call->body_room);
     free(call->answer);
     free(call);
     held--;
@@ -84,7 +94,7 @@ struct answer *exchange_answer(struct call *call) {
     return answer;
 }
 
-int dl_direct_open(const char *paths, size_t length, uint64_t max_message_bytes) {
+int dl_direct_open(const char *paths, size_t length, uint64_t max_message_bytes, uint64_t max_held_bytes) {
     if (wake >= 0) return wake;
     char *copy = malloc(length);
     if (copy == NULL) return -1;
@@ -98,6 +108,7 @@ int dl_direct_open(const char *paths, size_t length, uint64_t max_message_bytes)
         at += size + 1;
     }
     limit = max_message_bytes;
+    most_bytes = max_held_bytes;
     wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (wake >= 0) atomic_store_explicit(&method_count, count, memory_order_release);
     return wake;
@@ -120,7 +131,7 @@ size_t dl_direct_take(struct record *records, size_t room) {
         }
         records[taken++] = (struct record){
             .call = (uint64_t)(uintptr_t)call,
-            .kind = call->gone ? GONE : call->whole ? MESSAGE : BODY,
+            .kind = call->gone ? GONE : call->kind,
             .method = call->method,
             .timeout_ns = call->timeout_ns,
             .arrived_ns = call->arrived_ns,

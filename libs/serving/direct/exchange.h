@@ -12,6 +12,13 @@
 
 #define NO_TIMEOUT UINT64_MAX
 
+enum kind {
+    MESSAGE = 0, // the body is one message that is not compressed
+    BODY = 1,    // it is something else
+    GONE = 2,    // no call: the caller of an earlier one has left
+    FULL = 3,    // there was no memory for the body
+};
+
 // A response, in one block of memory. Fields are (length of name, length of value, name, value), lengths of 32 bits.
 struct answer {
     struct text head, body, trailers; // without body and trailers the head ends the response
@@ -25,10 +32,11 @@ struct call {
     void *scheduler;
     struct answer *answer;
     uint32_t method;
-    bool whole; // the request is one message that is not compressed
+    enum kind kind;
     uint64_t timeout_ns; // or NO_TIMEOUT
     uint64_t arrived_ns; // on the monotonic clock
     char *headers_memory, *body_memory;
+    size_t body_room;
     struct text headers, body;
 };
 
@@ -42,11 +50,13 @@ struct record {
     uint64_t body, body_length;
 };
 
-enum kind { MESSAGE = 0, BODY = 1, GONE = 2 };
-
 // The number of the method with this path, negative when the event loop does not serve it here.
 int exchange_method(struct text path);
 uint64_t exchange_limit(void);
+
+// Takes so much of the memory that bodies may have together; false when there is no more. What is taken is given back.
+bool exchange_reserve(size_t bytes);
+void exchange_return(size_t bytes);
 
 void exchange_put(struct call *call);
 // The stream is over. It gives its reference back.
@@ -55,7 +65,9 @@ void exchange_leave(struct call *call);
 struct answer *exchange_answer(struct call *call);
 
 // For the event loop.
-EXPORTED int dl_direct_open(const char *paths, size_t length, uint64_t max_message_bytes);
+EXPORTED int dl_direct_open(
+    const char *paths, size_t length, uint64_t max_message_bytes, uint64_t max_held_bytes
+);
 EXPORTED size_t dl_direct_take(struct record *records, size_t room);
 EXPORTED void dl_direct_answer(
     struct call *call, const char *head, size_t head_length, const char *body, size_t body_length,

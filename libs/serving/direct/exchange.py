@@ -31,6 +31,7 @@ class Kind(IntEnum):
     MESSAGE = 0  # a call, whose body is its message
     BODY = 1  # a call, whose body is what came, with its frame
     GONE = 2  # that the caller of an earlier one has left
+    FULL = 3  # a call, for whose body there was no memory
 
 
 class Exchange:
@@ -40,12 +41,15 @@ class Exchange:
         library: path of the filter that Envoy has loaded.
         paths: of the methods that are served here; a record's method is an index of them.
         max_message_bytes: longer ones are given up early.
+        max_held_bytes: memory of all bodies together, from their first byte until their calls are answered.
 
     Raises:
         OSError: the library cannot be loaded, or has no descriptor left to wake the loop by.
     """
 
-    def __init__(self, library: str, paths: Sequence[str], max_message_bytes: int) -> None:
+    def __init__(
+        self, library: str, paths: Sequence[str], max_message_bytes: int, max_held_bytes: int
+    ) -> None:
         functions = ctypes.PyDLL(library)  # its functions are quick: Python's lock is not given up for them
         self._take = functions.dl_direct_take
         self._take.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
@@ -70,9 +74,9 @@ class Exchange:
         self._address = ctypes.addressof((ctypes.c_char * len(self._records)).from_buffer(self._records))
         self._view = memoryview(self._records)
         opened = functions.dl_direct_open
-        opened.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint64)
+        opened.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint64, ctypes.c_uint64)
         text = "\n".join(paths).encode()
-        self.fileno: int = opened(text, len(text), max_message_bytes)
+        self.fileno: int = opened(text, len(text), max_message_bytes, max_held_bytes)
         if self.fileno < 0:
             raise OSError("no descriptor for waking the event loop")
 

@@ -48,6 +48,7 @@ static void leave(struct stream *own) {
 void envoy_dynamic_module_on_http_filter_destroy(const void *filter) {
     struct stream *own = (struct stream *)filter;
     leave(own);
+    if (own->body != NULL) exchange_return(own->room);
     free(own->body);
     free(own);
 }
@@ -113,33 +114,37 @@ static uint64_t announced(const struct stream *own) {
 }
 
 // Room grows with what has come, not with what is announced: announcing costs a caller nothing.
-static void make_room(struct stream *own, size_t more) {
+static bool make_room(struct stream *own, size_t more) {
     size_t needed = own->size + more;
-    if (needed <= own->room) return;
+    if (needed <= own->room) return true;
     uint64_t total = announced(own);
     size_t room = own->room * 4;
     if (total > 0 && room > total) room = total;
     if (room < needed) room = needed;
+    if (!exchange_reserve(room - own->room)) return false;
     own->body = realloc(own->body, room);
     if (own->body == NULL) abort(); // as Envoy does without memory
     own->room = room;
+    return true;
 }
 
-// Takes what has come of the body. Envoy keeps none of it: its buffer ends at the window of an HTTP/2 stream.
-static void gather(void *stream, struct stream *own) {
+// Takes what has come of the body; false when there is no room for it. Envoy keeps none of it: its buffer ends at the
+// window of an HTTP/2 stream.
+static bool gather(void *stream, struct stream *own) {
     struct text few[16], *all = few;
     size_t count = envoy_dynamic_module_callback_http_get_body_chunks_size(stream, ENVOY_RECEIVED_REQUEST_BODY);
     if (count > sizeof few / sizeof *few && (all = malloc(count * sizeof *all)) == NULL) abort();
     if (count > 0) envoy_dynamic_module_callback_http_get_body_chunks(stream, ENVOY_RECEIVED_REQUEST_BODY, all);
     size_t more = 0;
     for (size_t i = 0; i < count; i++) more += all[i].length;
-    make_room(own, more);
-    for (size_t i = 0; i < count; i++) {
+    bool room = make_room(own, more);
+    for (size_t i = 0; i < count && room; i++) {
         if (all[i].length == 0) continue;
         memcpy(own->body + own->size, all[i].bytes, all[i].length);
         own->size += all[i].length;
     }
     if (all != few) free(all);
+    return room;
 }
 
 static uint64_t now_ns(void) {
@@ -176,7 +181,7 @@ static void pack_headers(void *stream, struct call *call) {
     if (fields != few) free(fields);
 }
 
-static void give(void *stream, struct stream *own) {
+static void give(void *stream, struct stream *own, bool full) {
     struct call *call = calloc(1, sizeof *call);
     if (call == NULL) abort();
     call->references = 1;
@@ -187,10 +192,12 @@ static void give(void *stream, struct stream *own) {
     struct text timeout = header(stream, "grpc-timeout");
     bool understood = timeout.length == 0 || read_timeout(timeout, &call->timeout_ns);
     call->body_memory = own->body;
+    call->body_room = own->room;
     call->body = (struct text){own->body, own->size};
-    call->whole = understood && own->size >= PREFIX && own->body[0] == 0 && announced(own) == own->size &&
-                  own->size <= PREFIX + exchange_limit();
-    if (call->whole) call->body = (struct text){own->body + PREFIX, own->size - PREFIX};
+    bool whole = understood && own->size >= PREFIX && own->body[0] == 0 && announced(own) == own->size &&
+                 own->size <= PREFIX + exchange_limit();
+    call->kind = full ? FULL : whole ? MESSAGE : BODY;
+    if (whole) call->body = (struct text){own->body + PREFIX, own->size - PREFIX};
     own->body = NULL;
     call->scheduler = envoy_dynamic_module_callback_http_filter_scheduler_new(stream);
     own->call = call;
@@ -204,11 +211,11 @@ enum envoy_body_status envoy_dynamic_module_on_http_filter_request_body(
     struct stream *own = (struct stream *)filter;
     if (own->stage == PASSING) return ENVOY_BODY_CONTINUE;
     if (own->stage == GATHERING) {
-        gather(stream, own);
+        bool full = !gather(stream, own);
         // What cannot be served is answered as soon as that is known.
         uint64_t total = announced(own);
         bool hopeless = own->size >= PREFIX && (total == 0 || total > PREFIX + exchange_limit() || own->size > total);
-        if (end_of_stream || hopeless) give(stream, own);
+        if (end_of_stream || hopeless || full) give(stream, own, full);
     }
     return ENVOY_BODY_STOP_AND_DROP;
 }
@@ -216,7 +223,7 @@ enum envoy_body_status envoy_dynamic_module_on_http_filter_request_body(
 enum envoy_headers_status envoy_dynamic_module_on_http_filter_request_trailers(void *stream, const void *filter) {
     struct stream *own = (struct stream *)filter;
     if (own->stage == PASSING) return ENVOY_HEADERS_CONTINUE;
-    if (own->stage == GATHERING) give(stream, own);
+    if (own->stage == GATHERING) give(stream, own, false);
     return ENVOY_HEADERS_STOP;
 }
 
