@@ -36,7 +36,6 @@ class Discovery:
         self._listeners: dict[tuple[str, int], Resource] = {}  # of this snapshot, for Envoys elsewhere
         self._wakers: set[asyncio.Event] = set()
         self._streams: dict[Stream, tuple[str, int] | None] = {}
-        self.client_count = 0
         self.last_error = ""  # the last rejection by an Envoy, until everything is accepted again
 
     @property
@@ -138,15 +137,11 @@ class Discovery:
         def outbox() -> list[Any]:
             return stream.outbox(self._clients) if self._clients is not None else []
 
-        self.client_count += 1
-        try:
-            async with contextlib.aclosing(
-                self._exchange(first, requests, heard, outbox, lambda: None)
-            ) as responses:
-                async for response in responses:
-                    yield response
-        finally:
-            self.client_count -= 1
+        async with contextlib.aclosing(
+            self._exchange(first, requests, heard, outbox, lambda: None)
+        ) as responses:
+            async for response in responses:
+                yield response
 
     async def _exchange(
         self,
