@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from services.tf_serving import serve_command
+from services.tf_serving.config import config_command
 
 EPILOG = """\
 examples:
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve_command.add_command(commands)
+    config_command.add_command(commands)
     return parser
 
 

@@ -17,6 +17,10 @@ from typing import Any, NoReturn
 from services.tf_serving.execution.batch_rules import BatchRules
 from services.tf_serving.options import Options
 
+PER_MODEL_FILE = "batching_params.pbtxt"
+"""Where, in a version's folder, a model has parameters of its own; read with the flag
+--enable_per_model_batching_parameters. The name is TensorFlow Serving's (bundle_factory_util.cc)."""
+
 
 class BatchingParametersError(Exception):
     """The file cannot be read, is no BatchingParameters, or asks for what cannot be. Says where."""
@@ -109,8 +113,8 @@ def parse(text: str, source: str = "batching parameters") -> BatchingParameters:
     for field, least, must in _BOUNDS:
         if values.get(field, least) < least:
             wrong(field, f"{field} must be {must}; was {values[field]}")
-        if values.get(field, 0) > _MOST[field]:
-            wrong(field, f"{field} must be at most {_MOST[field]}; was {values[field]}")
+        if values.get(field, 0) > MOST[field]:
+            wrong(field, f"{field} must be at most {MOST[field]}; was {values[field]}")
     parameters = BatchingParameters(**values)
     _check_sizes(parameters, wrong)
     return parameters
@@ -160,7 +164,7 @@ _BOUNDS = (
     ("num_batch_threads", 1, "positive"),
     ("max_execution_batch_size", 1, "positive"),
 )
-_MOST = {
+MOST = {
     "max_batch_size": 1_000_000,
     "batch_timeout_micros": 10_000_000,
     "max_enqueued_batches": 1_000_000,

@@ -2,7 +2,8 @@
 milliseconds.
 
 Field numbers are those of tensorflow/core/protobuf/{saved_model,meta_graph}.proto:
-SavedModel.meta_graphs 2; MetaGraphDef.meta_info_def 1, .signature_def 5 (a map); MetaInfoDef.tags 4;
+SavedModel.meta_graphs 2; MetaGraphDef.meta_info_def 1, .signature_def 5 (a map), .asset_file_def 6; MetaInfoDef.tags 4;
+AssetFileDef.filename 2;
 SignatureDef.inputs 1, .outputs 2 (maps), .method_name 3, .defaults 4 (a map); TensorInfo.name 1, .dtype 2,
 .tensor_shape 3; TensorShapeProto.dim 2, .unknown_rank 3; Dim.size 1. A map entry has its key in 1, its
 value in 2.
@@ -30,11 +31,13 @@ class MetaGraph:
     """What serving needs to know of a graph before it runs.
 
     `signature_def_map` is a serialized tensorflow.serving.SignatureDefMap: the file's own bytes, unchanged.
+    `assets` names the files that must lie in the folder assets/.
     """
 
     tags: tuple[str, ...]
     signatures: dict[str, Signature]
     signature_def_map: bytes
+    assets: tuple[str, ...] = ()
 
 
 def read(path: Path) -> MetaGraph | None:
@@ -76,7 +79,12 @@ def _meta_graph(buf: Buffer, start: int, end: int) -> MetaGraph:
     entries = list(_messages(buf, start, end, 5))
     signatures = {name: _signature(name, buf, a, b) for name, a, b in _entries(buf, entries)}
     raw = b"".join(len_field(1, bytes(buf[a:b])) for a, b in entries)
-    return MetaGraph(tuple(tags), signatures, raw)
+    assets = [
+        read_string(buf, a, b)
+        for asset_start, asset_end in _messages(buf, start, end, 6)
+        for a, b in _messages(buf, asset_start, asset_end, 2)
+    ]
+    return MetaGraph(tuple(tags), signatures, raw, tuple(dict.fromkeys(assets)))
 
 
 def _signature(name: str, buf: Buffer, start: int, end: int) -> Signature:
