@@ -51,6 +51,7 @@ from libs.proto.tensorflow_pb2 import (
     TensorShapeProto,
     VariantTensorDataProto,
 )
+from libs.proto.tensorflow_serving_config_pb2 import BatchingParameters, MonitoringConfig, PrometheusConfig
 from libs.proto.tensorflow_serving_pb2 import (
     GetModelMetadataRequest,
     GetModelMetadataResponse,
@@ -67,6 +68,7 @@ from libs.proto.tensorflow_serving_pb2 import (
 
 __all__ = [
     "Any",
+    "BatchingParameters",
     "DataType",
     "DefaultData",
     "Empty",
@@ -90,10 +92,12 @@ __all__ = [
     "ModelSpec",
     "ModelStreamInferResponse",
     "ModelVersionStatus",
+    "MonitoringConfig",
     "POOL",
     "PredictRequest",
     "PredictResponse",
     "PredictStreamedOptions",
+    "PrometheusConfig",
     "RepositoryIndexRequest",
     "RepositoryIndexResponse",
     "ResourceHandleProto",

@@ -112,7 +112,8 @@ def generate(asked: Asked) -> Generated:
         result.told += _told(model, bool(batches))
         for version in model.versions:
             if batches and per_model:
-                text = render.batching_config(batches, f"Rows of concurrent requests to {model.served.name}.")
+                own = batches.without("num_batch_threads")
+                text = render.batching_config(own, "Rows of concurrent requests to this model share a run.")
                 result.files.append(_text(asked, version.path / PER_MODEL_FILE, text))
             if asked.warm_up:
                 rows = batches.warm_up_rows() if batches else (1,)
@@ -239,9 +240,12 @@ def _warm_up(
             if refusal:
                 skipped.setdefault(one.signature, f"it refuses zeros: {refusal}")
         made = [one for one, refusal in zip(made, refusals, strict=True) if not refusal]
+    reasons: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        reasons.setdefault(reason, []).append(name)
     result.notes += [
-        f"{model.served.name} version {version.number}: no warm-up request for {name}: {reason}"
-        for name, reason in skipped.items()
+        f"{model.served.name} version {version.number}: no warm-up request for {', '.join(names)}: {reason}"
+        for reason, names in reasons.items()
     ]
     if made:
         records = synthetic.file_records(made)

@@ -14,7 +14,7 @@ from services.tf_serving.model.signature import Signature, TensorSpec, dtype_nam
 from services.tf_serving.model.versions import GRAPH_FILES, ModelError, check_saved_model, scan
 
 MAX_DEPTH = 6
-"""Folders below the one that is searched; a link that leads back to its own parent ends there."""
+"""Folders below the one that is searched."""
 
 _PARTS = (*GRAPH_FILES, "variables", "assets", "assets.extra", "keras_metadata.pb", "fingerprint.pb")
 """What only a SavedModel's folder holds: without a graph beside it, it is a SavedModel that is not whole."""
@@ -123,7 +123,8 @@ def _walk(folder: Path, root: Path, depth: int) -> Iterator[InspectedModel | Str
         yield Stray(folder, f"a SavedModel in no version's folder: move it into {folder}/1")
     elif depth:
         for child in children:
-            yield from _walk(child, root, depth - 1)
+            if not (child.is_symlink() and folder.resolve().is_relative_to(child.resolve())):  # a loop
+                yield from _walk(child, root, depth - 1)
 
 
 def _read_text(path: Path) -> MetaGraph:

@@ -56,6 +56,10 @@ class Batching:
             **{setting.name: setting.value for setting in self.settings}  # type: ignore[arg-type]
         )
 
+    def without(self, name: str) -> Batching:
+        """The same but for one parameter."""
+        return Batching(tuple(setting for setting in self.settings if setting.name != name))
+
     def warm_up_rows(self) -> tuple[int, ...]:
         """Rows of the runs that there will be: all that are allowed, or, of any, the smallest and the largest."""
         parameters = self.parameters()

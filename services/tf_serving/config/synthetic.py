@@ -1,8 +1,8 @@
 """Warm-up requests made of zeros, from what signatures declare. Pure, without TensorFlow.
 
 A version that cannot answer a recorded request is refused by the server, so zeros are certain only for numbers, and
-where nothing but the number of rows is open. Strings, which may have to be a tf.Example, an image or a number, and other
-open sizes are in doubt: their requests are to be tried first.
+where nothing but the number of rows is open. Strings, which may have to be a tf.Example, an image or a number, and
+other open sizes are in doubt: their requests are to be tried first.
 
 Field numbers are those of tensorflow_serving/apis/{prediction_log,logging,predict}.proto: PredictionLog.log_metadata
 1, .predict_log 6; LogMetadata.model_spec 1; PredictLog.request 1; PredictRequest.model_spec 1, .inputs 2.
