@@ -24,8 +24,8 @@ CASES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "cpu": (("half_plus_two", "intents"), ("--cores=4", "--task=half_plus_two=70", "--task=intents=69")),
     "gpu": (
         ("half_plus_two", "intents"),
-        ("--cores=16", "--gpu", "--task=half_plus_two=70", "--name=intents=textcnn-69", "--try-warm-up")
-        + (
+        (
+            *("--cores=16", "--gpu", "--task=half_plus_two=70", "--name=intents=textcnn-69", "--try-warm-up"),
             "--instances=10.0.0.7:8500,tensorflow.models:8500",
             "--timeout-ms=250",
             "--label=intents=stable:7",

@@ -26,6 +26,21 @@ def refusals(name: str, version: InspectedVersion, requests: Sequence[Request]) 
         engine.close()
 
 
+def answered(name: str, version: InspectedVersion, records: Sequence[bytes]) -> str:
+    """Why the version cannot be loaded or cannot answer its records, "" if it can."""
+    try:
+        engine = Engine.load(version.path, Threads(1))
+    except ModelError as error:
+        return str(error)
+    try:
+        replay(Servable(name, version.number, engine), records)
+    except ModelError as error:
+        return str(error)
+    finally:
+        engine.close()
+    return ""
+
+
 def _refusal(servable: Servable, record: bytes) -> str:
     try:
         replay(servable, [record])

@@ -8,11 +8,11 @@ published Python package, so its few fields are read here; that also tells the l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from services.tf_serving.execution.batch_rules import BatchRules
 from services.tf_serving.options import Options
@@ -106,24 +106,29 @@ def parse(text: str, source: str = "batching parameters") -> BatchingParameters:
         BatchingParametersError: with source, line and field.
     """
     values, lines = _Parser(text, source).message()
-
-    def wrong(field: str, why: str) -> NoReturn:
+    for field, why in problems(values):
         raise BatchingParametersError(f"{source}:{lines[field]}: {why}")
+    return BatchingParameters(**values)
 
+
+def problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the given fields' values, with the field that it is about."""
+    sound = True
     for field, least, must in _BOUNDS:
         if values.get(field, least) < least:
-            wrong(field, f"{field} must be {must}; was {values[field]}")
-        if values.get(field, 0) > MOST[field]:
-            wrong(field, f"{field} must be at most {MOST[field]}; was {values[field]}")
-    parameters = BatchingParameters(**values)
-    _check_sizes(parameters, wrong)
-    return parameters
+            yield field, f"{field} must be {must}; was {values[field]}"
+            sound = False
+        elif values.get(field, 0) > MOST[field]:
+            yield field, f"{field} must be at most {MOST[field]}; was {values[field]}"
+            sound = False
+    if sound:
+        yield from _size_problems(BatchingParameters(**values))
 
 
-def _check_sizes(parameters: BatchingParameters, wrong: Any) -> None:
+def _size_problems(parameters: BatchingParameters) -> Iterator[tuple[str, str]]:
     rows, most = parameters.max_run_rows, parameters.max_batch_size
     if parameters.enable_large_batch_splitting and rows > most:
-        wrong(
+        yield (
             "max_execution_batch_size",
             f"max_execution_batch_size must be less than or equal to max_batch_size, {most}; was {rows}",
         )
@@ -132,14 +137,18 @@ def _check_sizes(parameters: BatchingParameters, wrong: Any) -> None:
         return
     field = "allowed_batch_sizes"
     if allowed[0] < 1:
-        wrong(field, f"{field} must be positive; first entry was {allowed[0]}")
+        yield field, f"{field} must be positive; first entry was {allowed[0]}"
     for before, after in pairwise(allowed):
         if after <= before:
-            wrong(field, f"{field} entries must be monotonically increasing; {after} comes after {before}")
+            yield (
+                field,
+                f"{field} entries must be monotonically increasing; {after} comes after {before}",
+            )
     if allowed[-1] != rows:
         bound = "max_execution_batch_size" if rows != most else "max_batch_size"
-        wrong(
-            field, f"Last entry in {field} must match {bound}; last entry was {allowed[-1]}; expected {rows}"
+        yield (
+            field,
+            f"Last entry in {field} must match {bound}; last entry was {allowed[-1]}; expected {rows}",
         )
 
 

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,63 +138,83 @@ def parse(text: str, source: str) -> tuple[ModelConfig, ...]:
 
 
 def from_message(config: Any) -> tuple[ModelConfig, ...]:
-    """The models of a ModelServerConfig message. Raises ConfigError."""
+    """The models of a ModelServerConfig message. Raises ConfigError: the first of its problems."""
+    for problem in problems(config):
+        raise problem
+    return tuple(
+        ModelConfig(
+            model.name,
+            Path(model.base_path),
+            policy_of(model.model_version_policy),
+            dict(model.version_labels),
+        )
+        for model in config.model_config_list.config
+    )
+
+
+def problems(config: Any) -> Iterator[ConfigError]:
+    """All that is wrong with a ModelServerConfig message by itself."""
     if config.WhichOneof("config") == "custom_model_config":
-        raise ConfigError("custom_model_config", "not supported: expected model_config_list")
-    models: list[ModelConfig] = []
+        yield ConfigError("custom_model_config", "not supported: expected model_config_list")
+    names: set[str] = set()
     for index, model in enumerate(config.model_config_list.config):
         where = f"model_config_list.config[{index}]"
         if not model.name:
-            raise ConfigError(f"{where}.name", "expected a name")
-        if any(other.name == model.name for other in models):
-            raise ConfigError(
+            yield ConfigError(f"{where}.name", "expected a name")
+        elif model.name in names:
+            yield ConfigError(
                 f"{where}.name", f"Illegal to list model {model.name} multiple times in config list"
             )
-        _check_platform(where, model)
+        names.add(model.name)
+        yield from _platform_problems(where, model)
         if not Path(model.base_path).is_absolute():
-            raise ConfigError(
+            yield ConfigError(
                 f"{where}.base_path",
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}",
             )
-        policy = _policy(f"{where}.model_version_policy", model.model_version_policy)
-        models.append(ModelConfig(model.name, Path(model.base_path), policy, dict(model.version_labels)))
-    return tuple(models)
+        yield from _policy_problems(f"{where}.model_version_policy", model.model_version_policy)
 
 
-def _check_platform(where: str, model: Any) -> None:
+def policy_of(policy: Any) -> Policy:
+    """The policy of a ServableVersionPolicy message that has no problem."""
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return Policy()
+    if choice == "specific":
+        return Policy(numbers=frozenset(policy.specific.versions))
+    return Policy(latest=max(policy.latest.num_versions, 1))
+
+
+def _platform_problems(where: str, model: Any) -> Iterator[ConfigError]:
     if model.model_type:
         if model.model_platform:
-            raise ConfigError(
+            yield ConfigError(
                 f"{where}.model_type",
                 "Illegal setting both ModelServerConfig::model_type (deprecated) "
                 "and ModelServerConfig::model_platform.",
             )
-        if model.model_type != _TYPE_TENSORFLOW:
-            raise ConfigError(
+        elif model.model_type != _TYPE_TENSORFLOW:
+            yield ConfigError(
                 f"{where}.model_type",
                 f"ModelServerConfig::model_type choice {model.model_type} not supported.",
             )
     elif not model.model_platform:
-        raise ConfigError(
+        yield ConfigError(
             f"{where}.model_platform",
             "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
             f'ModelServerConfig::model_platform. Expected model_platform: "{PLATFORM}"',
         )
     elif model.model_platform != PLATFORM:
-        raise ConfigError(
+        yield ConfigError(
             f"{where}.model_platform",
             f"Model {model.name} requests unsupported platform {model.model_platform}",
         )
 
 
-def _policy(where: str, policy: Any) -> Policy:
-    choice = policy.WhichOneof("policy_choice")
-    if choice == "all":
-        return Policy()
-    if choice == "specific":
-        if not policy.specific.versions:
-            raise ConfigError(f"{where}.specific", "no version is named: expected versions: 1 and so on")
-        if min(policy.specific.versions) < 0:
-            raise ConfigError(f"{where}.specific.versions", "a version is negative: expected 0 or more")
-        return Policy(numbers=frozenset(policy.specific.versions))
-    return Policy(latest=max(policy.latest.num_versions, 1))
+def _policy_problems(where: str, policy: Any) -> Iterator[ConfigError]:
+    if policy.WhichOneof("policy_choice") != "specific":
+        return
+    if not policy.specific.versions:
+        yield ConfigError(f"{where}.specific", "no version is named: expected versions: 1 and so on")
+    elif min(policy.specific.versions) < 0:
+        yield ConfigError(f"{where}.specific.versions", "a version is negative: expected 0 or more")
