@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from services.tf_serving import serve_command
-from services.tf_serving.config import check_command, config_command
+from services.tf_serving.config import check_command, config_command, export_command
 
 EPILOG = """\
 examples:
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     serve_command.add_command(commands)
     config_command.add_command(commands)
     check_command.add_command(commands)
+    export_command.add_command(commands)
     return parser
 
 
