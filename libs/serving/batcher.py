@@ -81,6 +81,7 @@ class Batcher(Generic[T, R]):
         policy: bounds; see `BatchPolicy`.
         size: rows of an item.
         key: items of equal keys may share a batch; hashable.
+        limit: most rows of a batch of an item's key, for keys that bear fewer than the policy's.
         threads: how many batches may run at a time; of a single `run` only.
         thread_init: called first on each model thread, for what a library keeps per thread. PyTorch's
             `set_num_threads` is such a setting: a thread that does not call it runs matrix products on one
@@ -101,6 +102,7 @@ class Batcher(Generic[T, R]):
         *,
         size: Callable[[T], int],
         key: Callable[[T], Hashable],
+        limit: Callable[[T], int] | None = None,
         threads: int = 1,
         thread_init: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -122,7 +124,9 @@ class Batcher(Generic[T, R]):
         self._key = key
         self._clock = clock
         self._observer: BatchObserver = observer if observer is not None else Unobserved()
-        self._queue: BatchQueue[_Pending[T, R]] = BatchQueue(policy, len(runs))
+        self._queue: BatchQueue[_Pending[T, R]] = BatchQueue(
+            policy, len(runs), None if limit is None else lambda pending: limit(pending.item)
+        )
         self._lock = threading.Lock()
         self._idle: list[Any] = (
             []

@@ -21,7 +21,7 @@ What runs take is learned from them (`cost`), and used three times:
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Generic
@@ -73,6 +73,7 @@ class BatchQueue(Generic[TicketT]):
     Args:
         policy: bounds.
         threads: batches that may run at a time.
+        limit: most rows of a batch that such a ticket is in, where they are fewer than the policy's.
 
     Attributes:
         items: tickets that wait.
@@ -81,8 +82,11 @@ class BatchQueue(Generic[TicketT]):
         cost: what runs take.
     """
 
-    def __init__(self, policy: BatchPolicy, threads: int = 1) -> None:
+    def __init__(
+        self, policy: BatchPolicy, threads: int = 1, limit: Callable[[TicketT], int] | None = None
+    ) -> None:
         self._max_rows = policy.max_batch_size
+        self._limit_of = limit
         self._bound = policy.max_queue_rows
         self._preferred = sorted(policy.preferred_batch_sizes, reverse=True)
         self._full_rows = self._preferred[0] if self._preferred else self._max_rows
@@ -170,7 +174,10 @@ class BatchQueue(Generic[TicketT]):
         wake_at = self._hold(waiting, now)
         if wake_at is not None:
             return Take(batch, 0, dropped, wake_at, now)
-        room = max(self._limit(waiting, now), head.rows)
+        room = self._limit(waiting, now)
+        if self._limit_of is not None:
+            room = min(room, self._limit_of(head))
+        room = max(room, head.rows)
         spare = waiting - room
         due = self._due(room, now) if spare > 0 else 0.0
         rows, soonest = 0, _NEVER

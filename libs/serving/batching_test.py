@@ -53,6 +53,23 @@ def _returning(queue: BatchQueue[Ticket[str]], callers: int = 4, seconds: float 
     return now
 
 
+def test_a_key_may_bear_fewer_rows_than_others() -> None:
+    policy = BatchPolicy(max_batch_size=MAX_BATCH, max_queue_rows=MAX_QUEUE)
+    queue: BatchQueue[Ticket[str]] = BatchQueue(policy, limit=lambda ticket: 2 if ticket.key == "small" else 99)
+    for number in range(5):
+        _offer(queue, f"s{number}", key="small")
+        _offer(queue, f"l{number}", key="large")
+    assert sorted(_run(queue, 1.0, 0.1) for _ in range(4)) == [
+        ["l0", "l1", "l2", "l3", "l4"],
+        ["s0", "s1"],
+        ["s2", "s3"],
+        ["s4"],
+    ]
+    _offer(queue, "wide", key="small", rows=4)  # one that is larger by itself runs alone
+    _offer(queue, "next", key="small")
+    assert [_run(queue, 2.0, 0.1) for _ in range(2)] == [["wide"], ["next"]]
+
+
 def test_a_lone_request_runs_at_once_whatever_the_delay() -> None:
     queue = _queue(max_delay_ms=1000)
     for number in range(20):

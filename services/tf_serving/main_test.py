@@ -23,6 +23,7 @@ def serve(base: Path, *more: str) -> int:
         (["serve"], "one of these is required: --model-base-path, --model-config-file"),
         (["serve", "--model-name", " ", "--model-base-path", "x"], "argument --model-name: expected a name"),
         (["--model_base_path=x", "--batching_parameters_file=b"], "without --enable-batching"),
+        (["--model_base_path=x", "--enable_per_model_batching_parameters"], "without --enable-batching"),
         (["--model_base_path=x", "--port=80", "--rest_api_port=80"], "are both 80"),
         (["--file_system_poll_wait_seconds=-1"], "expected seconds from 0 to 86400, got '-1'"),
         (["--load_library=a.so,,b.so"], "argument --load-library: expected a name"),

@@ -41,6 +41,7 @@ class Options:
         rest_api_port: port of the REST API; 0: none.
         rest_api_timeout_ms: bound of a REST request's time.
         batching_parameters_file: BatchingParameters in the text format; "" for none.
+        per_model_batching: only versions with batching parameters in their own folder are batched, by those.
         monitoring_config_file: a MonitoringConfig in the text format; "" for none.
         load_library: libraries of custom operators, loaded before any model.
         intra_op_threads: see engine.Threads; 0 divides the usable cores among the model threads.
@@ -70,6 +71,7 @@ class Options:
     rest_api_port: int = 0
     rest_api_timeout_ms: int = 30_000
     batching_parameters_file: str = ""
+    per_model_batching: bool = False
     monitoring_config_file: str = ""
     load_library: tuple[str, ...] = ()
     intra_op_threads: int = 0

@@ -48,6 +48,8 @@ def contradiction(parsed: argparse.Namespace) -> str:
         return "one of these is required: --model-base-path, --model-config-file"
     if parsed.batching_parameters_file and not parsed.enable_batching:
         return "--batching-parameters-file without --enable-batching does nothing: expected both or neither"
+    if parsed.enable_per_model_batching_parameters and not parsed.enable_batching:
+        return "--enable-per-model-batching-parameters without --enable-batching does nothing: expected both"
     if parsed.rest_api_port and parsed.rest_api_port == parsed.port:
         return f"--rest-api-port and --port are both {parsed.port}: expected different ones"
     return ""
@@ -69,6 +71,7 @@ def options(parsed: argparse.Namespace) -> Options:
         rest_api_port=parsed.rest_api_port,
         rest_api_timeout_ms=parsed.rest_api_timeout_in_ms,
         batching_parameters_file=_absolute(parsed.batching_parameters_file),
+        per_model_batching=parsed.enable_per_model_batching_parameters,
         monitoring_config_file=_absolute(parsed.monitoring_config_file),
         load_library=tuple(_absolute(path) for paths in parsed.load_library for path in paths),
         intra_op_threads=parsed.intra_op_threads,
@@ -256,6 +259,13 @@ def _add_batching_flags(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="FILE",
         help="BatchingParameters in protobuf's text format, in place of those above",
+    )
+    _add_switch(
+        batching,
+        "--enable-per-model-batching-parameters",
+        default=False,
+        help="batch only versions with a batching_params.pbtxt in their folder, by that; its batches are no larger "
+        "than the server's, whose timeout and queue they have",
     )
 
 

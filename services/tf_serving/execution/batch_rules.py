@@ -27,11 +27,13 @@ class BatchRules:
             up to the largest sizes with copies of its own first element, as TensorFlow Serving does.
         max_request_rows: a call of more rows is refused; one of more rows than a run may have is run in parts.
             None: a call of any size is run, as it is and alone if it is larger than a batch.
+        max_rows: most rows of a run, where they are fewer than the server's.
     """
 
     allowed_rows: tuple[int, ...] = ()
     pad_ragged: bool = False
     max_request_rows: int | None = None
+    max_rows: int | None = None
 
     def shape_key(self, arrays: Arrays) -> Hashable:
         """Calls of equal keys fit into one run; None for a call that fits with no other."""

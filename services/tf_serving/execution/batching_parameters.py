@@ -85,6 +85,21 @@ def effective(options: Options) -> tuple[Options, BatchRules]:
     return changed, parameters.rules()
 
 
+def of_version(options: Options, path: Path) -> tuple[bool, BatchRules | None]:
+    """Whether the rows of a version in folder `path` share runs, and its own rules for that, None for the server's.
+
+    Raises:
+        BatchingParametersError: its own file is wrong.
+    """
+    if not options.per_model_batching:
+        return True, None
+    file = path / PER_MODEL_FILE
+    if not file.exists():
+        return False, None
+    parameters = read(file)
+    return True, replace(parameters.rules(), max_rows=parameters.max_run_rows)
+
+
 def read(path: Path) -> BatchingParameters:
     """The parameters in a file.
 

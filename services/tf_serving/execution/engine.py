@@ -39,6 +39,7 @@ from libs.serving.errors import (
     Unavailable,
     Unimplemented,
 )
+from services.tf_serving.execution.batch_rules import BatchRules
 from services.tf_serving.execution.runtime import tensorflow
 from services.tf_serving.model import saved_model
 from services.tf_serving.model.signature import Signature, TensorSpec
@@ -99,11 +100,18 @@ class Threads:
 
 
 class Engine:
-    """One loaded version. Thread-safe: any number of threads may call runners at a time."""
+    """One loaded version. Thread-safe: any number of threads may call runners at a time.
+
+    Attributes:
+        rules: what its batches must look like; None: the server's rules.
+        batched: whether its rows share runs, where the server batches at all. Both are set before the version serves.
+    """
 
     def __init__(self, session: Any, graph: saved_model.MetaGraph, *, in_caller: bool) -> None:
         self._session = session
         self._in_caller = in_caller
+        self.rules: BatchRules | None = None
+        self.batched = True
         self.signatures = graph.signatures
         self.signature_def_map = graph.signature_def_map
         self.runner = functools.lru_cache(_MAX_RUNNERS)(self._runner)
@@ -140,16 +148,17 @@ class Engine:
         """The value of an input that the signature lets requests leave out."""
         return decode_tensor((signature.defaults or {})[name])
 
-    def warm_up(self) -> int:
-        """Run every signature once on zeros, unknown sizes taken as 1, so that the first request does not
-        pay for graph optimisation and allocation. Returns how many ran; a signature that refuses zeros
-        stays cold."""
+    def warm_up(self, rows: Sequence[int] = (1,)) -> int:
+        """Run every signature on zeros, unknown sizes taken as 1, so that the first request does not
+        pay for graph optimisation and allocation; once for each number of rows where those may share a run.
+        Returns how many signatures ran; one that refuses zeros stays cold."""
         warm = 0
         for signature in self.signatures.values():
             try:
-                arrays = [_zeros(spec) for spec in signature.inputs.values()]
                 if signature.inputs and signature.outputs:
-                    self.runner(signature.name, tuple(signature.outputs))(arrays)
+                    for count in rows if signature.batchable else (1,):
+                        arrays = [_zeros(spec, count) for spec in signature.inputs.values()]
+                        self.runner(signature.name, tuple(signature.outputs))(arrays)
                     warm += 1
             except (ServingError, ProtoError, ModelError) as error:
                 log.debug("signature %s was not warmed up: %s", signature.name, error)
@@ -254,10 +263,10 @@ def _array(result: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     return result if result.dtype == dtype else result.view(dtype)
 
 
-def _zeros(spec: TensorSpec) -> NDArray[Any]:
+def _zeros(spec: TensorSpec, rows: int) -> NDArray[Any]:
     if spec.shape is None:
         raise ModelError(f"the rank of {spec.tensor} is unknown")
-    shape = tuple(1 if size < 0 else size for size in spec.shape)
+    shape = tuple((1 if place else rows) if size < 0 else size for place, size in enumerate(spec.shape))
     dtype = element_type(spec.data_type).array
     if prod(shape) * dtype.itemsize > _MAX_WARM_UP_BYTES:
         raise ModelError(f"{spec.tensor} is too large")

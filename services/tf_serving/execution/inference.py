@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from libs.proto.dtypes import DataType
 from libs.serving.call import Call
 from libs.serving.errors import InvalidArgument, Unimplemented
+from services.tf_serving.execution.batch_rules import BatchRules
 from services.tf_serving.execution.engine import Runner
 from services.tf_serving.execution.scheduler import Scheduler
 from services.tf_serving.model import methods
@@ -43,6 +44,7 @@ class Plan(NamedTuple):
     runner: Runner
     arrays: list[NDArray[Any]]
     batch_key: Hashable
+    rules: BatchRules | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,10 @@ class Inference:
                 array = engine.default_input(signature, name)
             arrays.append(array)
         # Of the engine, not of the version: one that was loaded anew is another model.
-        batch_key = (id(engine), signature.name, outputs) if signature.batchable else None
-        return Plan(signature, outputs, engine.runner(signature.name, outputs), arrays, batch_key)
+        batchable = signature.batchable and engine.batched
+        batch_key = (id(engine), signature.name, outputs) if batchable else None
+        runner = engine.runner(signature.name, outputs)
+        return Plan(signature, outputs, runner, arrays, batch_key, engine.rules)
 
     def run(self, plan: Plan, call: Call) -> Awaitable[list[NDArray[Any]]]:
         """The values of the plan's outputs, in their order.
@@ -111,6 +115,7 @@ class Inference:
             batch_key=plan.batch_key,
             deadline=call.deadline,
             cancelled=call.cancelled,
+            rules=plan.rules,
         )
 
     async def classify(
@@ -195,11 +200,13 @@ class Inference:
         for signature, _ in parts:
             check_tensor(signature, methods.INPUTS, DataType.DT_STRING, examples.shape)
         wanted = tuple((signature.name, outputs) for signature, outputs in parts)
-        batchable = all(signature.batchable for signature, _ in parts)
+        engine = servable.engine
+        batchable = engine.batched and all(signature.batchable for signature, _ in parts)
         return await self._scheduler.run(
-            servable.engine.joint_runner(wanted),
+            engine.joint_runner(wanted),
             [examples],
-            batch_key=(id(servable.engine), wanted) if batchable else None,
+            batch_key=(id(engine), wanted) if batchable else None,
             deadline=call.deadline,
             cancelled=call.cancelled,
+            rules=engine.rules,
         )

@@ -38,15 +38,19 @@ from services.tf_serving.execution.pace import TINY_S, Pace
 
 Arrays = list[NDArray[Any]]
 
+_NO_RULES = BatchRules()
+
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One call: what runs, on what. `rows` is its share of a batch, `key` None when it must run alone."""
+    """One call: what runs, on what. `rows` is its share of a batch of `most`, `key` None when it must run alone."""
 
     runner: Runner
     arrays: Arrays
     rows: int
     key: Hashable
+    rules: BatchRules
+    most: int
 
 
 class Scheduler:
@@ -57,7 +61,7 @@ class Scheduler:
         max_queue: most calls (with batching: rows) that wait; more are refused with ResourceExhausted.
         max_batch_rows: most rows in one run; None for no batching.
         max_delay_ms: how long an incomplete batch may wait for company under concurrent traffic.
-        rules: what batches must look like.
+        rules: what batches must look like, but of models that have rules of their own.
         in_place: whether quick calls may run on the event loop's thread.
         clock: seconds; the clock of the deadlines.
     """
@@ -77,8 +81,6 @@ class Scheduler:
         self.batching = max_batch_rows is not None
         self._max_rows = max_batch_rows or 1
         self._rules = rules or BatchRules()
-        self._fills = self.batching and bool(self._rules.allowed_rows)
-        self._most = self._rules.max_request_rows if self.batching else None
         policy = BatchPolicy(self._max_rows, max(max_queue, self._max_rows), max_delay_ms)
         self._in_place = in_place
         self._clock = clock
@@ -91,6 +93,7 @@ class Scheduler:
             policy,
             size=lambda work: work.rows,
             key=lambda work: work.key,
+            limit=lambda work: work.most,
             threads=threads,
             clock=clock,
             observer=observer,
@@ -110,12 +113,14 @@ class Scheduler:
         batch_key: Hashable,
         deadline: float | None,
         cancelled: Callable[[], bool],
+        rules: BatchRules | None = None,
     ) -> Arrays:
         """Run one call and wait for its outputs.
 
         Args:
             batch_key: calls of equal keys may share a run, rows first; None when the signature does not
                 allow it.
+            rules: of the model, the same for equal keys; None: the scheduler's.
 
         Raises:
             InvalidArgument: it has more rows than a request may have.
@@ -124,16 +129,17 @@ class Scheduler:
         """
         self._present += 1
         try:
+            rules = (rules or self._rules) if self.batching else _NO_RULES
             rows = self._shared_rows(arrays) if self.batching and batch_key is not None else 0
-            if rows > self._max_rows and self._most is not None:
-                return await self._run_in_parts(runner, arrays, rows, batch_key, deadline, cancelled)
+            if rows > self._rows_of_run(rules) and rules.max_request_rows is not None:
+                return await self._run_in_parts(runner, arrays, rows, batch_key, deadline, cancelled, rules)
             if self._in_place and not self._batcher.queued_items:
                 now = self._clock()
                 pace = self._pace(runner)
                 if pace.in_place(_size(arrays), now, alone=self._present == 1):
                     self._check(deadline, cancelled, now)
-                    return self._run_here(runner, arrays, rows, pace, now)
-            work = self._work(runner, arrays, rows, batch_key)
+                    return self._run_here(runner, arrays, rows, pace, now, rules)
+            work = self._work(runner, arrays, rows, batch_key, rules)
             return await self._batcher.submit(work, deadline=deadline, cancelled=cancelled)
         finally:
             self._present -= 1
@@ -151,14 +157,17 @@ class Scheduler:
         batch_key: Hashable,
         deadline: float | None,
         cancelled: Callable[[], bool],
+        rules: BatchRules,
     ) -> Arrays:
         """Run a call of more rows than a run may have as several, each with the others' company."""
-        if self._most is not None and rows > self._most:
-            raise InvalidArgument(f"Task size {rows} is larger than maximum input batch size {self._most}")
+        most = rules.max_request_rows
+        if most is not None and rows > most:
+            raise InvalidArgument(f"Task size {rows} is larger than maximum input batch size {most}")
         works = []
-        for first in range(0, rows, self._max_rows):
-            part = [array[first : first + self._max_rows] for array in arrays]
-            works.append(self._work(runner, part, part[0].shape[0], batch_key))
+        step = self._rows_of_run(rules)
+        for first in range(0, rows, step):
+            part = [array[first : first + step] for array in arrays]
+            works.append(self._work(runner, part, part[0].shape[0], batch_key, rules))
         answers = await asyncio.gather(
             *[self._batcher.submit(work, deadline=deadline, cancelled=cancelled) for work in works],
             return_exceptions=True,
@@ -179,15 +188,23 @@ class Scheduler:
                 return 0
         return rows
 
-    def _work(self, runner: Runner, arrays: Arrays, rows: int, batch_key: Hashable) -> Work:
-        work = Work(runner, arrays, 1, None)
+    def _rows_of_run(self, rules: BatchRules) -> int:
+        """Most rows of a run under these rules."""
+        own = rules.max_rows
+        return self._max_rows if own is None or own > self._max_rows else own
+
+    def _work(
+        self, runner: Runner, arrays: Arrays, rows: int, batch_key: Hashable, rules: BatchRules
+    ) -> Work:
+        most = self._rows_of_run(rules)
+        work = Work(runner, arrays, 1, None, rules, most)
         if not self.batching:
             return work
-        shape = self._rules.shape_key(arrays) if 0 < rows <= self._max_rows else None
+        shape = rules.shape_key(arrays) if 0 < rows <= most else None
         # An empty call has no rows to share, one beyond a full batch would be refused by the queue: both
         # run alone.
         work.key = work if shape is None else (batch_key, shape)  # a work is equal to nothing else
-        work.rows = min(max(rows, 1), self._max_rows)
+        work.rows = min(max(rows, 1), most)
         return work
 
     def _pace(self, runner: Runner) -> Pace:
@@ -205,9 +222,11 @@ class Scheduler:
         if cancelled():
             raise Cancelled("the caller went away before the request could run")
 
-    def _run_here(self, runner: Runner, arrays: Arrays, rows: int, pace: Pace, start: float) -> Arrays:
+    def _run_here(
+        self, runner: Runner, arrays: Arrays, rows: int, pace: Pace, start: float, rules: BatchRules
+    ) -> Arrays:
         try:
-            return self._model(runner, arrays, rows) if self._fills else runner(arrays)
+            return _model(runner, arrays, rows, rules) if rules.allowed_rows else runner(arrays)
         finally:
             end = self._clock()
             pace.observe(end - start, _size(arrays), end)
@@ -220,7 +239,7 @@ class Scheduler:
         if len(batch) > 1:
             start = self._clock()
             try:
-                answers = _run_together(batch, self._rules)
+                answers = _run_together(batch)
             except ServingError:
                 pass
             else:
@@ -234,22 +253,12 @@ class Scheduler:
     def _run_alone(self, work: Work) -> Arrays | Exception:
         start = self._clock()
         try:
-            return self._model(work.runner, work.arrays, 0 if work.key is work else work.rows)
+            return _model(work.runner, work.arrays, 0 if work.key is work else work.rows, work.rules)
         except ServingError as error:
             return error
         finally:
             end = self._clock()
             self._pace(work.runner).observe(end - start, _size(work.arrays), end)
-
-    def _model(self, runner: Runner, arrays: Arrays, rows: int) -> Arrays:
-        """Run one call by itself, at a number of rows that is allowed."""
-        total = self._rules.rows_of_run(rows) if rows else 0
-        if total == rows:
-            return runner(arrays)
-        outputs = runner(self._rules.merge([arrays]))
-        if not follow_rows(outputs, total):
-            raise FailedPrecondition(_NOT_ROWS)
-        return [output[:rows] for output in outputs]
 
 
 _NOT_ROWS = (
@@ -263,7 +272,19 @@ def _size(arrays: Arrays) -> int:
     return sum([array.nbytes for array in arrays])
 
 
-def _run_together(batch: Sequence[Work], rules: BatchRules) -> list[Arrays]:
+def _model(runner: Runner, arrays: Arrays, rows: int, rules: BatchRules) -> Arrays:
+    """Run one call by itself, at a number of rows that is allowed."""
+    total = rules.rows_of_run(rows) if rows else 0
+    if total == rows:
+        return runner(arrays)
+    outputs = runner(rules.merge([arrays]))
+    if not follow_rows(outputs, total):
+        raise FailedPrecondition(_NOT_ROWS)
+    return [output[:rows] for output in outputs]
+
+
+def _run_together(batch: Sequence[Work]) -> list[Arrays]:
+    rules = batch[0].rules
     rows = [work.rows for work in batch]
     outputs = batch[0].runner(rules.merge([work.arrays for work in batch]))
     if not follow_rows(outputs, rules.rows_of_run(sum(rows))):

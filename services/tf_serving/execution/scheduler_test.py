@@ -134,7 +134,7 @@ async def test_outputs_that_do_not_follow_the_rows_are_not_cut_up() -> None:
     with pytest.raises(FailedPrecondition, match="0th dimension"):
         from services.tf_serving.execution.scheduler import Work, _run_together
 
-        _run_together([Work(total, [np.array([n])], 1, "t") for n in (1, 2)], BatchRules())
+        _run_together([Work(total, [np.array([n])], 1, "t", BatchRules(), 8) for n in (1, 2)])
     await scheduler.close(5)
 
 
@@ -151,6 +151,48 @@ async def test_runs_have_only_allowed_sizes_and_callers_see_their_rows_alone() -
     assert await run(scheduler, model, 7, 8, 9) == [70, 80, 90]
     assert await run(scheduler, model, 7, 8, 9, key=None) == [70, 80, 90]
     assert model.calls[2:] == [[7, 8, 9, 7], [7, 8, 9]]
+    assert await scheduler.close(5)
+
+
+async def test_a_model_may_have_rules_of_its_own() -> None:
+    own = BatchRules(allowed_rows=(1, 3), max_request_rows=4, max_rows=3)
+    scheduler = Scheduler(threads=1, max_queue=100, max_batch_rows=8, rules=BatchRules(allowed_rows=(8,)))
+    model, other = Model(), Model()
+    first = await held(scheduler, model)
+    mine = [asyncio.create_task(run(scheduler, model, n, key="own", rules=own)) for n in range(1, 6)]
+    others = [asyncio.create_task(run(scheduler, other, n)) for n in range(1, 6)]
+    await asyncio.sleep(0.01)
+    model.gate.set()
+    assert await first == [0]
+    assert [await task for task in mine] == [[10], [20], [30], [40], [50]]
+    assert [await task for task in others] == [[10], [20], [30], [40], [50]]
+    assert model.calls == [[0] * 8, [1, 2, 3], [4, 5, 5]]
+    assert other.calls == [[1, 2, 3, 4, 5, 5, 5, 5]]
+    assert await run(scheduler, model, 6, 7, 8, 9, key="own", rules=own) == [60, 70, 80, 90]
+    assert model.calls[3:] == [[6, 7, 8], [9]]
+    with pytest.raises(InvalidArgument, match="Task size 5 is larger than maximum input batch size 4"):
+        await run(scheduler, model, 1, 2, 3, 4, 5, key="own", rules=own)
+    assert await scheduler.close(5)
+
+
+async def test_without_batching_a_models_rules_are_not_asked() -> None:
+    own = BatchRules(allowed_rows=(4,), max_request_rows=4, max_rows=4)
+    scheduler, model = Scheduler(threads=1, max_queue=100, in_place=False), Model()
+    assert await run(scheduler, model, 1, 2, rules=own) == [10, 20]
+    assert await run(scheduler, model, *range(5), rules=own) == [0, 10, 20, 30, 40]
+    assert model.calls == [[1, 2], [0, 1, 2, 3, 4]]
+    assert await scheduler.close(5)
+
+
+async def test_a_models_batches_are_no_larger_than_the_servers() -> None:
+    own = BatchRules(max_rows=100)
+    scheduler, model = Scheduler(threads=1, max_queue=100, max_batch_rows=2), Model()
+    first = await held(scheduler, model)
+    rest = [asyncio.create_task(run(scheduler, model, n, rules=own)) for n in (1, 2, 3)]
+    await asyncio.sleep(0.01)
+    model.gate.set()
+    await asyncio.gather(first, *rest)
+    assert model.calls == [[0], [1, 2], [3]]
     assert await scheduler.close(5)
 
 
