@@ -31,6 +31,7 @@ class Call:
         cancelled: says whether the caller is known to be gone. Cheap, callable from any thread, never blocks.
             Work that has not begun should not begin once this is true.
         response_metadata: initial metadata that a handler may add; lower-case keys, printable ASCII values.
+        subject: what the call is about, such as its model, once a handler knows; for metrics.
     """
 
     method: str
@@ -38,6 +39,7 @@ class Call:
     deadline: float | None = None
     cancelled: Callable[[], bool] = never_cancelled
     response_metadata: dict[str, str] = field(default_factory=dict)
+    subject: str = ""
 
 
 Handler = Callable[[Call, bytes], Awaitable[bytes]]
@@ -57,6 +59,7 @@ class HttpRequest:
         body: whole body, decompressed, within the server's message limit.
         params: what stands in the path for the parts in braces of the route's.
         deadline, cancelled: as in `Call`.
+        raw_path: path as sent, with its percent signs.
     """
 
     method: str
@@ -67,6 +70,7 @@ class HttpRequest:
     params: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None
     cancelled: Callable[[], bool] = never_cancelled
+    raw_path: str = ""
 
     def call(self) -> Call:
         """This request for handlers that know no HTTP."""
@@ -93,7 +97,8 @@ class Route:
 
     Attributes:
         method: `GET`, `POST` and so on.
-        path: a part in braces stands for one segment of any text: `/models/{name}/ready`.
+        path: a part in braces stands for one segment of any text, `/models/{name}/ready`, or, as the last part and
+            with dots, for all that is left, `/v1/{rest...}`.
         handler: fails by raising a `ServingError`.
         fail: makes the answer of an error and its HTTP status.
     """

@@ -55,7 +55,9 @@ class Limits:
     request_timeout_s: int = 60
 
 
-def configuration(app: str, host: str, port: int, admin_path: Path, limits: Limits) -> dict[str, Any]:
+def configuration(
+    app: str, host: str, port: int, admin_path: Path, limits: Limits, http_port: int | None = None
+) -> dict[str, Any]:
     """Envoy's bootstrap configuration for an application.
 
     Beyond pyvoy's own: the filter that hands unary calls over whole; the admin interface on a Unix socket; no
@@ -63,6 +65,10 @@ def configuration(app: str, host: str, port: int, admin_path: Path, limits: Limi
     request buffer of one message (Envoy answers 413 when its 1 MiB default overflows while Python is busy);
     bounds on connections, streams and slow senders; no `server` and `date` of Envoy's on top of the
     application's headers.
+
+    Args:
+        http_port: serves the same but for gRPC. One listener has both ports: pyvoy would run the application once
+            for each listener.
 
     Raises:
         StartError: a part of the server is missing.
@@ -82,6 +88,18 @@ def configuration(app: str, host: str, port: int, admin_path: Path, limits: Limi
         manager["http_filters"].insert(0, http_filter())
     except FileNotFoundError as error:
         raise StartError(str(error)) from error
+    if http_port is not None:
+        address = {"socket_address": {"address": host, "port_value": http_port}}
+        listener["additional_addresses"] = [{"address": address}]
+        manager["http_filters"].insert(0, _no_grpc(http_port))
+        forbidden = {"op": "EQ", "value": {"default_value": 403, "runtime_key": "no_grpc"}}
+        told = {
+            "filter": {"status_code_filter": {"comparison": forbidden}},
+            "body": {
+                "inline_string": f"port {http_port} serves plain HTTP: expected gRPC calls at the gRPC port"
+            },
+        }
+        manager["local_reply_config"] = {"mappers": [told]}
     manager["request_timeout"] = f"{limits.request_timeout_s}s"
     manager["server_header_transformation"] = "PASS_THROUGH"
     manager["drain_timeout"] = "1s"
@@ -98,6 +116,22 @@ def configuration(app: str, host: str, port: int, admin_path: Path, limits: Limi
         ]
     }
     return config
+
+
+def _no_grpc(port: int) -> dict[str, Any]:
+    """Refuses gRPC calls on one port, so that a network policy for it is one for plain HTTP alone."""
+    is_grpc = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+    refused = {
+        "permissions": [{"and_rules": {"rules": [{"destination_port": port}, {"header": is_grpc}]}}],
+        "principals": [{"any": True}],
+    }
+    return {
+        "name": "no_grpc",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+            "rules": {"action": "DENY", "policies": {"no_grpc": refused}},
+        },
+    }
 
 
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:

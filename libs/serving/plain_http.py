@@ -93,8 +93,17 @@ class PlainHttp:
             if deadline <= self._clock():
                 raise DeadlineExceeded("the time was up while the request was received")
             query = scope.get("query_string", b"").decode("latin-1")
+            raw_path = scope.get("raw_path", b"").decode("latin-1")
             request = HttpRequest(
-                scope["method"], scope["path"], query, headers, body, params, deadline, live.cancelled
+                scope["method"],
+                scope["path"],
+                query,
+                headers,
+                body,
+                params,
+                deadline,
+                live.cancelled,
+                raw_path,
             )
             response = await route.handler(request)
             if not live.expired:

@@ -10,7 +10,8 @@ _NO_PARAMS: Mapping[str, str] = {}
 
 
 class Routes:
-    """Routes by path, whole or with parts in braces: `/models/{name}/ready`. A whole path wins.
+    """Routes by path, whole or with parts in braces: `/models/{name}/ready`, `/v1/{rest...}`. A whole path wins, and
+    a pattern with dots comes last.
 
     Raises:
         ValueError: two routes have one method and path.
@@ -19,8 +20,12 @@ class Routes:
     def __init__(self, routes: Sequence[Route]) -> None:
         self._exact: dict[str, dict[str, Route]] = {}
         self._patterns: dict[tuple[str, ...], dict[str, Route]] = {}
+        self._prefixes: dict[str, tuple[str, dict[str, Route]]] = {}
         for route in routes:
-            if "{" in route.path:
+            prefix, _, rest = route.path.partition("{")
+            if rest.endswith("...}"):
+                by_method = self._prefixes.setdefault(prefix, (rest[:-4], {}))[1]
+            elif rest:
                 by_method = self._patterns.setdefault(tuple(route.path.split("/")), {})
             else:
                 by_method = self._exact.setdefault(route.path, {})
@@ -48,6 +53,9 @@ class Routes:
                 params = _match(pattern, parts)
                 if params is not None:
                     return by_method, params
+        for prefix, (name, by_method) in self._prefixes.items():
+            if path.startswith(prefix):
+                return by_method, {name: path[len(prefix) :]}
         return {}, _NO_PARAMS
 
 

@@ -20,6 +20,8 @@ ROUTES = [
     route("POST", "/models/{name}"),
     route("GET", "/models/index"),
     route("POST", "/models/{name}/versions/{version}/infer"),
+    route("GET", "/files/{path...}"),
+    route("GET", "/files/{name}/size"),
 ]
 
 
@@ -28,6 +30,15 @@ def test_a_whole_path_wins_over_a_pattern() -> None:
     assert routes.find("GET", "/models/index") == (ROUTES[2], {})
     assert routes.find("GET", "/models/a") == (ROUTES[0], {"name": "a"})
     assert routes.find("POST", "/models/a b/versions/7/infer") == (ROUTES[3], {"name": "a b", "version": "7"})
+
+
+def test_a_pattern_with_dots_takes_what_is_left_when_no_other_fits() -> None:
+    routes = Routes(ROUTES)
+    for path in ("", "a", "a/b:c", "a//"):
+        assert routes.find("GET", f"/files/{path}") == (ROUTES[4], {"path": path})
+    assert routes.find("GET", "/files/a/size") == (ROUTES[5], {"name": "a"})
+    assert routes.find("GET", "/files") is None
+    assert list(routes.methods("/files/a/b")) == ["GET"]
 
 
 def test_what_no_route_serves() -> None:

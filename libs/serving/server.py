@@ -54,6 +54,7 @@ def run_server(
     drain_deadline_s: float = 30.0,
     log_level: str = "info",
     limits: Limits | None = None,
+    http_port: int | None = None,
 ) -> int:
     """Serves an application until a signal ends it. Call it on the main thread of a process that does nothing
     else.
@@ -69,6 +70,7 @@ def run_server(
         drain_deadline_s: how long calls in flight may take to end after that.
         log_level: a Python level name, for the application's logging and for Envoy.
         limits: what is accepted from the network; its `max_message_bytes` should be the application's.
+        http_port: serves plain HTTP too, and no gRPC.
 
     Returns:
         The exit status: 0 after a clean drain; 1 if the server could not start, ended by itself, or calls had
@@ -81,8 +83,10 @@ def run_server(
         directory = _private_directory()
         child_env = child_environment({**(env or {}), LOG_LEVEL_VARIABLE: level})
         host = _ip_address(host)
-        _check_port(host, port)
-        server = _Server(app, host, port, child_env, level, limits or Limits(), directory)
+        for each in (port, http_port):
+            if each is not None:
+                _check_port(host, each)
+        server = _Server(app, host, port, child_env, level, limits or Limits(), directory, http_port)
         return server.serve(drain_grace_s, drain_deadline_s)
     except StartError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -110,6 +114,7 @@ class _Server:
         level: str,
         limits: Limits,
         directory: Path,
+        http_port: int | None,
     ) -> None:
         self._app = app
         self._host = host
@@ -129,7 +134,7 @@ class _Server:
         }
         self._previous_fd = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         with theirs:
-            config = configuration(app, host, port, admin_path, limits)
+            config = configuration(app, host, port, admin_path, limits, http_port)
             child_env = {**env, FD_VARIABLE: str(theirs.fileno())}
             self._child: subprocess.Popen[bytes] = spawn(config, child_env, theirs, level)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import time
@@ -95,6 +97,36 @@ def test_plain_http(pyvoy: ServerProcess) -> None:
         == 415
     )
     assert _get(pyvoy.address, "POST", "/http/echo", bytes(7 << 20))[0] == 413
+
+
+def _free_port() -> int:
+    """One that the kernel gives to nobody who asks for any."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
+def test_a_second_port_for_plain_http_alone() -> None:
+    port = _free_port()
+    with pyvoy_server(http_port=port) as server:
+        second = f"127.0.0.1:{port}"
+        for address in (server.address, second):
+            assert _get(address, "GET", "/health/ready")[:2] == (200, b"ready\n")
+            status, body, _ = _get(address, "POST", "/http/echo?b=%20", b"hello")
+            assert (status, json.loads(body)["query"]) == (200, "b=%20")
+        assert _health(server.address) == b"\x08\x01"
+        with pytest.raises(grpc.RpcError) as caught:
+            _health(second)
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert f"port {port} serves plain HTTP" in (caught.value.details() or "")
+        with pyvoy_server(ready=False, http_port=port) as another:
+            assert another.wait() == 1
+            assert f"error: cannot listen on {second}: Address already in use" in another.stderr
+        assert server.stop() == 0
+    with pytest.raises(OSError):
+        _get(second, "GET", "/health/ready")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
