@@ -22,6 +22,7 @@ from services.tf_serving.execution import batching_parameters, libraries
 from services.tf_serving.execution.runtime import skip_keras
 from services.tf_serving.execution.scheduler import Scheduler
 from services.tf_serving.options import VARIABLE, Options, pools, usable_cores
+from services.tf_serving.protocols import rest
 from services.tf_serving.protocols import service as rpc
 from services.tf_serving.protocols.model_service import MODEL_SERVICE, ModelService
 from services.tf_serving.serving import model_configs
@@ -47,6 +48,7 @@ class _Started:
 
     service: rpc.Service
     model_service: ModelService
+    rest: rest.Rest
     scheduler: Scheduler
 
 
@@ -92,6 +94,8 @@ class Application:
             self.handlers,
             max_message_bytes=options.max_message_bytes,
             reflection=ServiceDescriptors(),
+            routes=rest.routes(self._guarded(lambda s: s.rest.handle)),
+            http_timeout_s=options.rest_api_timeout_ms / 1000,
             on_startup=self.start,
             on_shutdown=self.stop,
             metrics=self._metrics,
@@ -121,7 +125,8 @@ class Application:
             check_method_name=options.check_method_name,
         )
         reload = self._models.reload_message if options.enable_reload_config else None
-        self._started = _Started(service, ModelService(self._servables, reload), scheduler)
+        model_service = ModelService(self._servables, reload)
+        self._started = _Started(service, model_service, rest.Rest(service, model_service), scheduler)
         if options.model_config_file and options.model_config_file_poll_wait_s:
             self._models.follow(
                 Path(options.model_config_file), options.model_config_file_poll_wait_s, configs

@@ -56,4 +56,5 @@ def run(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
         drain_deadline_s=parsed.drain_deadline_s,
         log_level=parsed.log_level,
         limits=Limits(max_message_bytes=options.max_message_bytes),
+        http_port=options.rest_api_port or None,
     )
