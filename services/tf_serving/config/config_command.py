@@ -21,6 +21,7 @@ from services.tf_serving.config.trial import refusals
 from services.tf_serving.execution.batching_parameters import MOST
 from services.tf_serving.model.versions import ModelError
 from services.tf_serving.options import usable_cores
+from services.tf_serving.serving.model_configs import LATEST
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -126,6 +127,7 @@ def _asked(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> Asked
     labels: dict[str, dict[str, int]] = {}
     for model, (label, version) in parsed.label:
         labels.setdefault(model, {})[label] = version
+    policies: dict[str, Policy] = dict(parsed.policy)
     models: Path = parsed.models
     return Asked(
         models=models,
@@ -136,7 +138,8 @@ def _asked(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> Asked
         batching=parsed.batching,
         names=dict(parsed.name),
         tasks=dict(parsed.task),
-        policy=parsed.policy,
+        policy=policies.pop("", LATEST),
+        policies=policies,
         labels=labels,
         instances=tuple(parsed.instances),
         timeout_ms=parsed.timeout_ms,
@@ -177,9 +180,10 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     models(
         "--policy",
         type=_policy,
-        default=Policy(latest=1),
-        metavar="latest[:N]|all|N,N",
-        help="versions [latest]",
+        action="append",
+        default=[],
+        metavar="[MODEL=]POLICY",
+        help="versions that are served: latest, latest:N, all, or numbers with commas [latest]",
     )
     models(
         "--label",
@@ -284,9 +288,11 @@ def _label(text: str) -> tuple[str, int]:
     return label, int(version)
 
 
-def _policy(text: str) -> Policy:
+def _policy(text: str) -> tuple[str, Policy]:
+    """`policy`, with the model "", or `model=policy`."""
+    model, _, policy = text.rpartition("=")
     try:
-        return parse_policy(text)
+        return model, parse_policy(policy)
     except PolicyError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -8,6 +8,7 @@ from google.protobuf import text_format
 
 from libs.balancing import nodefile
 from libs.proto.messages import BatchingParameters, MonitoringConfig
+from libs.serving.versions import Policy
 from services.tf_serving.__main__ import main
 from services.tf_serving.config import tfrecord
 from services.tf_serving.config.testing_golden import CASES, FOLDER, produce
@@ -185,6 +186,19 @@ def test_a_bad_model_writes_nothing_and_all_of_them_are_told(
     assert (model.name, model.policy.numbers) == ("half_plus_two", frozenset({7}))
 
 
+def test_policies_are_of_all_models_or_of_one(folder: Path) -> None:
+    shutil.copytree(folder / "models/half_plus_two/7", folder / "models/half_plus_two/9")
+    assert (
+        config(folder, "--policy=latest:2", "--policy=half_plus_two=7,9", "--label=half_plus_two=old:7") == 0
+    )
+    half, intents = model_configs.read(folder / "out" / "models.config")
+    assert (half.policy.numbers, half.labels) == (frozenset({7, 9}), {"old": 7})
+    assert intents.policy.latest == 2
+    assert (folder / "models/half_plus_two/7" / warmup.FILE).exists()
+    assert config(folder, "--policy=half_plus_two=all") == 0
+    assert model_configs.read(folder / "out" / "models.config")[0].policy == Policy()
+
+
 def test_paths_are_the_servers(folder: Path) -> None:
     assert config(folder, "--base-path=/models/", "--config-path=/etc/serving") == 0
     paths = [str(model.base_path) for model in model_configs.read(folder / "out" / "models.config")]
@@ -203,7 +217,10 @@ def test_paths_are_the_servers(folder: Path) -> None:
         (["--task=nobody=3"], 1, "'nobody' is no model here; there are half_plus_two, team/intents-69"),
         (["--name=half_plus_two=x-69"], 1, "are both task 69"),
         (["--policy=7,8"], 1, "there is no version 8"),
+        (["--policy=half_plus_two=8"], 1, "there is no version 8"),
+        (["--policy=nobody=all"], 1, "--policy nobody=: 'nobody' is no model here"),
         (["--label=half_plus_two=stable:9"], 1, "label 'stable' is for version 9, which is not served"),
+        (["--label=nobody=stable:7"], 1, "--label nobody=: 'nobody' is no model here"),
         (["--label=half_plus_two=stable"], 2, "expected LABEL:VERSION, got 'stable'"),
         (["--task=half_plus_two"], 2, "expected MODEL=VALUE"),
         (["--base-path=models"], 2, "expected an absolute path"),

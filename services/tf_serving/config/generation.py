@@ -36,6 +36,7 @@ class Asked:
         base_path: where the server will find what is `models` here.
         config_path: where it will find what is `out` here.
         batching: AUTO, ON or OFF.
+        policy: of models that `policies` does not name, by key or folder.
         labels: version numbers by model (key, folder or name) and label.
         skip_bad: leave models out that cannot be served, instead of writing nothing.
         trial: tries warm-up requests that may be refused; None leaves them out.
@@ -50,6 +51,7 @@ class Asked:
     names: Mapping[str, str] = field(default_factory=dict)
     tasks: Mapping[str, int] = field(default_factory=dict)
     policy: Policy = LATEST
+    policies: Mapping[str, Policy] = field(default_factory=dict)
     labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     instances: tuple[str, ...] = ("127.0.0.1:8500",)
     timeout_ms: int = 100
@@ -57,6 +59,10 @@ class Asked:
     trial: Trial | None = None
     overwrite: bool = False
     skip_bad: bool = False
+
+    def policy_of(self, model: InspectedModel) -> Policy:
+        """Which versions of the model are to be served."""
+        return self.policies.get(model.key) or self.policies.get(model.folder) or self.policy
 
 
 @dataclass(slots=True)
@@ -125,10 +131,13 @@ def _models(asked: Asked, result: Generated) -> list[_Model]:
     found, strays = find(asked.models)
     wrong = [f"{stray.path}: {stray.problem}" for stray in strays]
     good: list[tuple[InspectedModel, tuple[InspectedVersion, ...]]] = []
+    known = {name for model in found for name in (model.key, model.folder)}
+    wrong += [f"--policy {name}=: {name!r} is no model here" for name in asked.policies if name not in known]
     for model in found:
-        chosen = _chosen(model, asked.policy)
+        policy = asked.policy_of(model)
+        chosen = _chosen(model, policy)
         bad = [f"{version.path}: {version.problem}" for version in chosen if version.problem]
-        missing = sorted((asked.policy.numbers or frozenset()) - {version.number for version in chosen})
+        missing = sorted((policy.numbers or frozenset()) - {version.number for version in chosen})
         bad += [f"{model.base_path}: there is no version {number}" for number in missing]
         wrong += bad
         result.notes += [
@@ -144,6 +153,10 @@ def _models(asked: Asked, result: Generated) -> list[_Model]:
         result.errors += wrong
     try:
         names = named({model.key: model.folder for model, _ in good}, asked.names, asked.tasks)
+        known |= {model.name for model in names.values()}
+        result.errors += [
+            f"--label {name}=: {name!r} is no model here" for name in asked.labels if name not in known
+        ]
         return [
             _Model(model, _served(asked, model, chosen, names[model.key].name, names[model.key].task), chosen)
             for model, chosen in good
@@ -167,7 +180,8 @@ def _served(
             )
     inside = model.base_path.relative_to(asked.models.absolute()).as_posix()
     path = asked.base_path.rstrip("/") if inside == "." else f"{asked.base_path.rstrip('/')}/{inside}"
-    return ServedModel(name, path, task, chosen[-1], asked.policy, tuple(sorted(labels.items())))
+    policy = asked.policy_of(model)
+    return ServedModel(name, path, task, chosen[-1], policy, tuple(sorted(labels.items())))
 
 
 def _chosen(model: InspectedModel, policy: Policy) -> tuple[InspectedVersion, ...]:
