@@ -145,6 +145,9 @@ def test_only_what_cannot_be_refused_is_written_untried(
     assert not file.exists()
     assert config(folder, "--try-warm-up") == 0
     assert len(warmup.read(file)) == 2
+    capsys.readouterr()
+    assert config(folder) == 0  # what was tried once need not be again
+    assert len(warmup.read(file)) == 2 and "no warm-up request" not in capsys.readouterr().err
 
 
 def test_a_request_that_the_model_refuses_is_left_out(

@@ -240,11 +240,17 @@ def _flags(asked: Asked, batching: Batching | None, per_model: bool) -> Iterator
 def _warm_up(
     asked: Asked, model: _Model, version: InspectedVersion, rows: Sequence[int], result: Generated
 ) -> Iterator[Planned]:
+    file = version.path / warmup.FILE
+    present = file.read_bytes() if file.exists() else b""
+    if present and not asked.overwrite and not _all_ours(present):
+        yield plan(file, b"", _all_ours, overwrite=False)  # theirs stays, whatever ours would be
+        return
+    tried = set(tfrecord.decode(present)) if _all_ours(present) else set()
     made, skipped = list[Request](), dict[str, str]()
     for one in synthetic.requests(model.served.name, version.signatures, rows):
         if isinstance(one, Skipped):
             skipped.setdefault(one.signature, one.reason)
-        elif one.certain or asked.trial:
+        elif one.certain or asked.trial or one.record in tried:
             made.append(one)
         else:
             skipped.setdefault(one.signature, f"{one.doubt}; --try-warm-up finds out")
@@ -263,7 +269,7 @@ def _warm_up(
     ]
     if made:
         records = synthetic.file_records(made)
-        yield plan(version.path / warmup.FILE, tfrecord.encode(records), _all_ours, overwrite=asked.overwrite)
+        yield plan(file, tfrecord.encode(records), _all_ours, overwrite=asked.overwrite)
 
 
 def _all_ours(content: bytes) -> bool:
