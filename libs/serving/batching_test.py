@@ -55,7 +55,9 @@ def _returning(queue: BatchQueue[Ticket[str]], callers: int = 4, seconds: float 
 
 def test_a_key_may_bear_fewer_rows_than_others() -> None:
     policy = BatchPolicy(max_batch_size=MAX_BATCH, max_queue_rows=MAX_QUEUE)
-    queue: BatchQueue[Ticket[str]] = BatchQueue(policy, limit=lambda ticket: 2 if ticket.key == "small" else 99)
+    queue: BatchQueue[Ticket[str]] = BatchQueue(
+        policy, limit=lambda ticket: 2 if ticket.key == "small" else 99
+    )
     for number in range(5):
         _offer(queue, f"s{number}", key="small")
         _offer(queue, f"l{number}", key="large")
