@@ -6,8 +6,6 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from google.protobuf.text_encoding import CEscape
-
 from libs.serving.versions import Policy
 from services.tf_serving.config.inspection import InspectedVersion, describe
 from services.tf_serving.config.settings import Batching, Setting
@@ -145,4 +143,11 @@ def _quoted(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return CEscape(text.encode(errors="surrogateescape"), as_utf8=True)
+    """The inside of a text in quotes. Folders may be called anything: bytes that are no UTF-8 come as surrogates."""
+    parts = []
+    for character in text:
+        if character in '"\\' or not character.isprintable():
+            parts += [f"\\{byte:03o}" for byte in character.encode(errors="surrogateescape")]
+        else:
+            parts.append(character)
+    return "".join(parts)
