@@ -116,6 +116,9 @@ def _walk(folder: Path, root: Path, depth: int) -> Iterator[InspectedModel | Str
         raise ModelError(f"cannot list {folder}: {error.strerror}") from error
     numbered = scan(folder)
     if any((version.path / part).exists() for version in numbered for part in _PARTS):
+        if not _is_text(folder.name):  # a configuration could not name it
+            yield Stray(folder, "the name of a model's folder must be UTF-8")
+            return
         key = folder.relative_to(root).as_posix() if folder != root else folder.absolute().name
         versions = tuple(inspect(version.number, version.path) for version in numbered)
         yield InspectedModel(key, folder.absolute(), versions)
@@ -125,6 +128,15 @@ def _walk(folder: Path, root: Path, depth: int) -> Iterator[InspectedModel | Str
         for child in children:
             if not (child.is_symlink() and folder.resolve().is_relative_to(child.resolve())):  # a loop
                 yield from _walk(child, root, depth - 1)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8; a byte that is not comes as a surrogate."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_text(path: Path) -> MetaGraph:

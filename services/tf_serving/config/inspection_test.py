@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,12 @@ def test_a_link_to_a_parent_is_not_followed(models: Path, tmp_path: Path) -> Non
     shutil.copytree(models / "half_plus_two" / "7", tmp_path / "a" / "m" / "7")
     (tmp_path / "a" / "again").symlink_to(tmp_path)
     assert [model.key for model in find(tmp_path)[0]] == ["a/m"]
+
+
+def test_a_name_that_is_no_text_is_told(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "half_plus_two" / "7", tmp_path / os.fsdecode(b"bad\xff") / "7")
+    found, strays = find(tmp_path)
+    assert found == [] and "must be UTF-8" in strays[0].problem
 
 
 def test_signatures_are_read_from_the_file(models: Path, recipe: Callable[[str], Path]) -> None:

@@ -143,11 +143,11 @@ def _quoted(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """The inside of a text in quotes. Folders may be called anything: bytes that are no UTF-8 come as surrogates."""
+    """The inside of a text in quotes."""
     parts = []
     for character in text:
         if character in '"\\' or not character.isprintable():
-            parts += [f"\\{byte:03o}" for byte in character.encode(errors="surrogateescape")]
+            parts += [f"\\{byte:03o}" for byte in character.encode()]
         else:
             parts.append(character)
     return "".join(parts)

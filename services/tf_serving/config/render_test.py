@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from google.protobuf import text_format
 
 from libs.serving.versions import Policy
 from services.tf_serving.config.inspection import InspectedVersion
@@ -30,17 +29,6 @@ def served(name: str, **more: object) -> ServedModel:
 def test_whatever_a_folder_is_called_is_read_back(name: str) -> None:
     (model,) = model_configs.parse(models_config([served(name)]), "f")
     assert (model.name, str(model.base_path)) == (name, f"/models/{name}")
-
-
-def test_bytes_that_are_no_text_are_written_as_they_are() -> None:
-    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
-
-    text = models_config([served("bad\udcff")])
-    with pytest.raises(
-        text_format.ParseError
-    ):  # a string of protobuf is UTF-8; the server says so with its line
-        text_format.Parse(text, ModelServerConfig())
-    assert r"bad\377" in text
 
 
 @pytest.mark.parametrize(
