@@ -13,14 +13,16 @@ from typing import ParamSpec, TypeVar
 
 from libs.proto.descriptors import ServiceDescriptors
 from libs.serving.asgi import GrpcApp
-from libs.serving.call import Handler
+from libs.serving.call import Handler, HttpHandler
 from libs.serving.errors import Unavailable
 from libs.serving.health import NOT_SERVING, SERVING
-from libs.serving.metrics import Metrics
+from libs.serving.metrics import BatchStats, Metrics
 from libs.serving.versions import State
 from services.tf_serving.execution import batching_parameters, libraries
 from services.tf_serving.execution.runtime import skip_keras
 from services.tf_serving.execution.scheduler import Scheduler
+from services.tf_serving.monitoring import settings as monitoring
+from services.tf_serving.monitoring.monitor import Monitor
 from services.tf_serving.options import VARIABLE, Options, pools, usable_cores
 from services.tf_serving.protocols import rest
 from services.tf_serving.protocols import service as rpc
@@ -63,8 +65,14 @@ class Application:
         self._ready = False
         self._grace = Grace()
         self._servables = Servables()
+        self._name = "*" if options.model_config_file else options.model_name
+        self._metrics = Metrics({"model": self._name})
+        metrics_path = monitoring.metrics_path(options)
+        self._monitor = monitor = (
+            _monitor(options, self._metrics.batcher(self._name)) if metrics_path else None
+        )
         self._models = Models(
-            Loader(options).load,
+            Loader(options, monitor.loads if monitor else None).load,
             self._servables,
             self._grace,
             Watching(
@@ -74,14 +82,12 @@ class Application:
             new_labels_anywhere=options.allow_version_labels_for_unavailable_models,
             changed=self._tell_health,
         )
-        self._name = "*" if options.model_config_file else options.model_name
-        self._metrics = Metrics({"model": self._name})
         self._metrics.registry.register(self._models)
         prediction, model = f"/{rpc.PREDICTION_SERVICE}", f"/{MODEL_SERVICE}"
         self.handlers: dict[str, Handler] = {
-            f"{prediction}/Predict": self._guarded(lambda s: s.service.predict),
-            f"{prediction}/Classify": self._guarded(lambda s: s.service.classify),
-            f"{prediction}/Regress": self._guarded(lambda s: s.service.regress),
+            f"{prediction}/Predict": self._watched("Predict", lambda s: s.service.predict),
+            f"{prediction}/Classify": self._watched("Classify", lambda s: s.service.classify),
+            f"{prediction}/Regress": self._watched("Regress", lambda s: s.service.regress),
             f"{prediction}/MultiInference": self._guarded(lambda s: s.service.multi_inference),
             f"{prediction}/GetModelMetadata": self._guarded(lambda s: s.service.get_model_metadata),
             f"{model}/GetModelStatus": self._guarded(lambda s: s.model_service.get_model_status),
@@ -90,11 +96,14 @@ class Application:
                 lambda s: s.model_service.handle_reload_config_request
             ),
         }
+        answer_rest: HttpHandler = self._guarded(lambda s: s.rest.handle)
+        if monitor is not None:
+            answer_rest = monitor.requests.watched_rest(rest.subject, answer_rest)
         self.app = GrpcApp(
             self.handlers,
             max_message_bytes=options.max_message_bytes,
             reflection=ServiceDescriptors(),
-            routes=rest.routes(self._guarded(lambda s: s.rest.handle)),
+            routes=[*rest.routes(answer_rest), *([monitor.route(metrics_path)] if monitor else [])],
             http_timeout_s=options.rest_api_timeout_ms / 1000,
             on_startup=self.start,
             on_shutdown=self.stop,
@@ -115,6 +124,7 @@ class Application:
             max_delay_ms=options.batch_timeout_ms,
             rules=self._batch_rules,
             observer=stats,
+            sizes=self._monitor.batches if self._monitor else None,
             in_place=options.in_place,
         )
         stats.queued_rows = lambda: scheduler.queued
@@ -123,6 +133,7 @@ class Application:
             scheduler,
             as_content=options.as_content,
             check_method_name=options.check_method_name,
+            observer=self._monitor.requests if self._monitor else None,
         )
         reload = self._models.reload_message if options.enable_reload_config else None
         model_service = ModelService(self._servables, reload)
@@ -165,6 +176,11 @@ class Application:
             if service not in statuses:
                 health.forget(service)
 
+    def _watched(self, api: str, find: Callable[[_Started], Handler]) -> Handler:
+        """A guarded handler whose calls count in TensorFlow Serving's metrics, where they are wanted."""
+        handler: Handler = self._guarded(find)
+        return handler if self._monitor is None else self._monitor.requests.watched(api, handler)
+
     def _guarded(self, find: Callable[[_Started], Callable[P, Awaitable[R]]]) -> Callable[P, Awaitable[R]]:
         """A handler whose models stay until it has ended."""
         grace = self._grace
@@ -190,6 +206,12 @@ class Application:
             return await find(self._started)(*args, **kwargs)
 
         return handle
+
+
+def _monitor(options: Options, runs: BatchStats) -> Monitor:
+    file = options.batching_parameters_file
+    parameters = batching_parameters.read(Path(file)) if file else batching_parameters.BatchingParameters()
+    return Monitor(runs, parameters.thread_pool_name)
 
 
 def create() -> GrpcApp:

@@ -13,6 +13,8 @@ from services.tf_serving import serve_flags
 from services.tf_serving.execution import batching_parameters, libraries
 from services.tf_serving.execution.batching_parameters import BatchingParametersError
 from services.tf_serving.model.versions import ModelError
+from services.tf_serving.monitoring import settings as monitoring
+from services.tf_serving.monitoring.settings import MonitoringConfigError
 from services.tf_serving.options import VARIABLE
 from services.tf_serving.serving import model_configs
 
@@ -43,8 +45,9 @@ def run(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
         # Importing TensorFlow takes seconds; what the files alone tell is told at once.
         model_configs.check(model_configs.configured(options))
         batching_parameters.effective(options)
+        monitoring.metrics_path(options)
         libraries.check(options.load_library)
-    except (ModelError, BatchingParametersError) as error:
+    except (ModelError, BatchingParametersError, MonitoringConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return run_server(

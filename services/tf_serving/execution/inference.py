@@ -6,9 +6,10 @@ errors are here, once.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Hashable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,8 @@ from services.tf_serving.model.signature import (
     find,
 )
 from services.tf_serving.serving.servables import Servable
+
+R = TypeVar("R")
 
 Tensor = tuple[int, Shape, NDArray[Any]]
 """A given input: its DataType, its shape, its values."""
@@ -56,16 +59,36 @@ class Task:
     method: str
 
 
+class InferenceObserver(Protocol):
+    """Told about calls that went well, on the event loop's thread."""
+
+    def ran(self, api: str, model: str, seconds: float) -> None:
+        """`api` is Predict, Classify or Regress; the time is that of the run and of waiting for it."""
+
+    def examples(self, model: str, count: int) -> None:
+        """Of a MultiInference."""
+
+
 class Inference:
     """The calls, for any servable.
 
     Args:
         check_method_name: refuse signatures that were made for another method; see `methods`.
+        clock: of durations, in seconds.
     """
 
-    def __init__(self, scheduler: Scheduler, *, check_method_name: bool = False) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        check_method_name: bool = False,
+        observer: InferenceObserver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._scheduler = scheduler
         self._check_method_name = check_method_name
+        self._observer = observer
+        self._clock = clock
 
     def plan(
         self,
@@ -109,7 +132,7 @@ class Inference:
         Raises:
             ServingError: from the queue or the model; see Scheduler.run.
         """
-        return self._scheduler.run(
+        running = self._scheduler.run(
             plan.runner,
             plan.arrays,
             batch_key=plan.batch_key,
@@ -117,6 +140,7 @@ class Inference:
             cancelled=call.cancelled,
             rules=plan.rules,
         )
+        return running if self._observer is None else self._timed(self._observer, "Predict", call, running)
 
     async def classify(
         self, servable: Servable, signature_name: str, examples: NDArray[Any], call: Call
@@ -129,7 +153,7 @@ class Inference:
         """
         signature = methods.find_for_examples(servable.engine.signatures, signature_name)
         outputs = methods.classify_outputs(signature, check_method_name=self._check_method_name)
-        results = await self._run(servable, [(signature, outputs)], examples, call)
+        results = await self._run(servable, [(signature, outputs)], examples, call, "Classify")
         return methods.classified(signature, len(examples), dict(zip(outputs, results, strict=True)))
 
     async def regress(
@@ -143,7 +167,7 @@ class Inference:
         """
         signature = methods.find_for_examples(servable.engine.signatures, signature_name)
         outputs = methods.regress_outputs(signature, check_method_name=self._check_method_name)
-        results = await self._run(servable, [(signature, outputs)], examples, call)
+        results = await self._run(servable, [(signature, outputs)], examples, call, "Regress")
         return methods.regressed(signature, len(examples), dict(zip(outputs, results, strict=True)))
 
     async def multi(
@@ -166,6 +190,8 @@ class Inference:
                 )
             parts.append(self._part(servable.engine.signatures, task, [part.name for part, _ in parts]))
         results = await self._run(servable, parts, examples, call)
+        if self._observer is not None:
+            self._observer.examples(servable.name, len(examples))
         answers: list[Classified | NDArray[np.float32]] = []
         for task, (signature, outputs) in zip(tasks, parts, strict=True):
             own = dict(zip(outputs, results, strict=False))
@@ -195,6 +221,7 @@ class Inference:
         parts: Sequence[tuple[Signature, tuple[str, ...]]],
         examples: NDArray[Any],
         call: Call,
+        api: str = "",
     ) -> list[NDArray[Any]]:
         """The outputs of each part, one part's after the other's, of one run on the same examples."""
         for signature, _ in parts:
@@ -202,7 +229,7 @@ class Inference:
         wanted = tuple((signature.name, outputs) for signature, outputs in parts)
         engine = servable.engine
         batchable = engine.batched and all(signature.batchable for signature, _ in parts)
-        return await self._scheduler.run(
+        running = self._scheduler.run(
             engine.joint_runner(wanted),
             [examples],
             batch_key=(id(engine), wanted) if batchable else None,
@@ -210,3 +237,12 @@ class Inference:
             cancelled=call.cancelled,
             rules=engine.rules,
         )
+        if self._observer is None or not api:
+            return await running
+        return await self._timed(self._observer, api, call, running)
+
+    async def _timed(self, observer: InferenceObserver, api: str, call: Call, running: Awaitable[R]) -> R:
+        start = self._clock()
+        results = await running
+        observer.ran(api, call.subject, self._clock() - start)
+        return results

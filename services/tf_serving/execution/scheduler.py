@@ -17,7 +17,7 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -51,6 +51,17 @@ class Work:
     key: Hashable
     rules: BatchRules
     most: int
+    since: float = 0.0
+
+
+class BatchSizes(Protocol):
+    """Told about rows of calls that may share runs. Called from any thread."""
+
+    def given(self, rows: int, inputs: int) -> None:
+        """A call came with so many rows in each of its inputs."""
+
+    def ran(self, rows: int, total: int, waited_s: Sequence[float]) -> None:
+        """Rows of as many calls as waited share a run; it is filled up to `total` rows."""
 
 
 class Scheduler:
@@ -62,6 +73,7 @@ class Scheduler:
         max_batch_rows: most rows in one run; None for no batching.
         max_delay_ms: how long an incomplete batch may wait for company under concurrent traffic.
         rules: what batches must look like, but of models that have rules of their own.
+        sizes: told about batches, with batching.
         in_place: whether quick calls may run on the event loop's thread.
         clock: seconds; the clock of the deadlines.
     """
@@ -75,6 +87,7 @@ class Scheduler:
         max_delay_ms: float = 0.0,
         rules: BatchRules | None = None,
         observer: BatchObserver | None = None,
+        sizes: BatchSizes | None = None,
         in_place: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -85,6 +98,7 @@ class Scheduler:
         self._in_place = in_place
         self._clock = clock
         self._observer = observer
+        self._sizes = sizes
         self._paces: WeakKeyDictionary[Runner, Pace] = WeakKeyDictionary()
         self._present = 0
         self._closed = False
@@ -131,6 +145,8 @@ class Scheduler:
         try:
             rules = (rules or self._rules) if self.batching else _NO_RULES
             rows = self._shared_rows(arrays) if self.batching and batch_key is not None else 0
+            if rows and self._sizes is not None:
+                self._sizes.given(rows, len(arrays))
             if rows > self._rows_of_run(rules) and rules.max_request_rows is not None:
                 return await self._run_in_parts(runner, arrays, rows, batch_key, deadline, cancelled, rules)
             if self._in_place and not self._batcher.queued_items:
@@ -197,7 +213,8 @@ class Scheduler:
         self, runner: Runner, arrays: Arrays, rows: int, batch_key: Hashable, rules: BatchRules
     ) -> Work:
         most = self._rows_of_run(rules)
-        work = Work(runner, arrays, 1, None, rules, most)
+        since = 0.0 if self._sizes is None else self._clock()
+        work = Work(runner, arrays, 1, None, rules, most, since)
         if not self.batching:
             return work
         shape = rules.shape_key(arrays) if 0 < rows <= most else None
@@ -225,6 +242,8 @@ class Scheduler:
     def _run_here(
         self, runner: Runner, arrays: Arrays, rows: int, pace: Pace, start: float, rules: BatchRules
     ) -> Arrays:
+        if rows and self._sizes is not None:
+            self._sizes.ran(rows, rules.rows_of_run(rows), (0.0,))
         try:
             return _model(runner, arrays, rows, rules) if rules.allowed_rows else runner(arrays)
         finally:
@@ -236,6 +255,10 @@ class Scheduler:
     def _run_batch(self, batch: Sequence[Work]) -> Sequence[Arrays | Exception]:
         """Run works of one key: a single one as it is, several as one. If a shared run is refused, each runs
         alone, so that one bad request fails alone."""
+        if self._sizes is not None and batch[0].key is not None and batch[0].key is not batch[0]:
+            now, rows = self._clock(), sum([work.rows for work in batch])
+            waited = [now - work.since for work in batch]
+            self._sizes.ran(rows, batch[0].rules.rows_of_run(rows), waited)
         if len(batch) > 1:
             start = self._clock()
             try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -49,30 +48,10 @@ class Target:
     label: str = ""
 
 
-class RestObserver:
-    """Told about every request that was answered, or was not. This one listens to nothing."""
-
-    def answered(self, model: str, method: str, seconds: float) -> None:
-        """It went well."""
-
-    def failed(self, model: str, error: ServingError) -> None:
-        """It did not."""
-
-
 class Rest:
-    """The handler of all paths.
+    """The handler of all paths."""
 
-    Args:
-        clock: of durations, in seconds.
-    """
-
-    def __init__(
-        self,
-        service: Service,
-        model_service: ModelService,
-        observer: RestObserver | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, service: Service, model_service: ModelService) -> None:
         # These modules import TensorFlow, so they are imported when a service is made and not before.
         from google.protobuf import json_format
         from tensorflow.core.example import example_pb2
@@ -80,8 +59,6 @@ class Rest:
 
         self._service = service
         self._model_service = model_service
-        self._observer = observer or RestObserver()
-        self._clock = clock
         self._json: Any = json_format
         self._example: Any = example_pb2.Example
         self._metadata: Any = get_model_metadata_pb2
@@ -95,19 +72,8 @@ class Rest:
             InvalidArgument: the path is none, or the body not what it must be.
             ServingError: as the calls of Service and ModelService.
         """
-        start = self._clock()
-        model = ""
-        try:
-            target = parse_target(request.method, request.raw_path or request.path)
-            model = target.model
-            body = await self._answer(target, request)
-        except ServingError as error:
-            self._observer.failed(model, error)
-            raise
-        self._observer.answered(
-            model, "" if request.method == "GET" else target.method, self._clock() - start
-        )
-        return HttpResponse(200, body, "application/json")
+        target = parse_target(request.method, _path(request))
+        return HttpResponse(200, await self._answer(target, request), "application/json")
 
     async def _answer(self, target: Target, request: HttpRequest) -> bytes:
         if request.method == "GET" and not target.model:
@@ -186,6 +152,20 @@ def fail(status: int, error: ServingError) -> HttpResponse:
     """An error as TensorFlow Serving writes it."""
     message = error.message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return HttpResponse(status, json.dumps({"error": message}).encode(), "application/json")
+
+
+def subject(request: HttpRequest) -> tuple[str, str]:
+    """The model that a request names, and its method as TensorFlow Serving's metrics name it; "" for what is not there
+    or not named."""
+    try:
+        target = parse_target(request.method, _path(request))
+    except InvalidArgument:
+        return "", ""
+    return target.model, "" if request.method == "GET" else target.method
+
+
+def _path(request: HttpRequest) -> str:
+    return request.raw_path or request.path
 
 
 def parse_target(method: str, path: str) -> Target:

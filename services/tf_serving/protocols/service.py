@@ -12,7 +12,7 @@ from libs.serving.call import Call, Handler
 from libs.serving.errors import Internal, InvalidArgument
 from services.tf_serving.execution import tensors
 from services.tf_serving.execution.example_input import examples
-from services.tf_serving.execution.inference import Inference, Plan, Task
+from services.tf_serving.execution.inference import Inference, InferenceObserver, Plan, Task
 from services.tf_serving.execution.scheduler import Scheduler
 from services.tf_serving.model.methods import Classified
 from services.tf_serving.model.signature import DEFAULT_SIGNATURE
@@ -43,6 +43,7 @@ class Service:
         *,
         as_content: bool = False,
         check_method_name: bool = False,
+        observer: InferenceObserver | None = None,
     ) -> None:
         # These modules import TensorFlow, so they are imported when a service is made and not before.
         from google.protobuf.message import DecodeError
@@ -54,7 +55,7 @@ class Service:
         )
 
         self.servables = servables
-        self.inference = Inference(scheduler, check_method_name=check_method_name)
+        self.inference = Inference(scheduler, check_method_name=check_method_name, observer=observer)
         self._as_content = as_content
         self._decode_error: type[Exception] = DecodeError
         self._predict_request: Any = predict_pb2.PredictRequest
@@ -83,6 +84,7 @@ class Service:
         """
         request = self._parse(self._predict_request, body)
         spec = request.model_spec
+        call.subject = spec.name
         servable = self.servables.find(spec)
         given = request.inputs
         arrays = {name: tensors.array_of(name, given[name]) for name in given}
@@ -98,7 +100,7 @@ class Service:
                 classify. NotFound: no such model or version.
             ServingError: from the queue or the model; see Scheduler.run.
         """
-        spec, servable, given = self._examples_request("ClassificationRequest", body)
+        spec, servable, given = self._examples_request("ClassificationRequest", call, body)
         answer = await self.inference.classify(servable, spec.signature_name, given, call)
         return len_field(1, classification_result(answer)) + self._spec(2, spec, servable)
 
@@ -108,7 +110,7 @@ class Service:
         Raises:
             as classify.
         """
-        spec, servable, given = self._examples_request("RegressionRequest", body)
+        spec, servable, given = self._examples_request("RegressionRequest", call, body)
         answer = await self.inference.regress(servable, spec.signature_name, given, call)
         return len_field(1, regression_result(answer)) + self._spec(2, spec, servable)
 
@@ -173,7 +175,7 @@ class Service:
             raise InvalidArgument("Missing ModelSpec")
         return request
 
-    def _examples_request(self, name: str, body: bytes) -> tuple[Any, Servable, NDArray[Any]]:
+    def _examples_request(self, name: str, call: Call, body: bytes) -> tuple[Any, Servable, NDArray[Any]]:
         """The ModelSpec, the servable and the examples of a request whose model_spec is 1 and input 2."""
         spans = self._spans(name, body)
         specs = [(a, b) for tag, a, b in spans if tag == _FIRST]
@@ -181,6 +183,7 @@ class Service:
             raise InvalidArgument("Missing ModelSpec")
         buf, start, end = merge(body, specs)
         spec = self._message(self._model_spec, name, buf[start:end])
+        call.subject = spec.name
         return spec, self.servables.find(spec), self._examples(name, body, spans)
 
     def _spans(self, name: str, body: bytes) -> list[Field]:
