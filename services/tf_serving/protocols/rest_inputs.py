@@ -167,12 +167,11 @@ def _of_values(values: list[Any], data_type: int) -> NDArray[Any]:
         array[:] = strings
         return array
     dtype = element_type(data_type).array
+    # bfloat16 cannot be made of whole numbers.
+    first = np.dtype(np.float64) if data_type == DataType.DT_BFLOAT16 else dtype
     try:
-        if data_type == DataType.DT_BFLOAT16:
-            # Its type cannot be made of whole numbers.
-            return np.array(values, np.float64).astype(dtype)
         with np.errstate(over="ignore"):  # beyond the largest is infinity, as in TensorFlow Serving
-            return np.array(values, dtype)
+            return np.array(values, first).astype(dtype, copy=False)
     except OverflowError:
         raise _UnevenError from None
 
