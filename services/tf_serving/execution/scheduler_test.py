@@ -352,3 +352,44 @@ class Clock:
     def __call__(self) -> float:
         self.now += self.step
         return self.now
+
+
+class Sizes:
+    """What a scheduler tells of its batches."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+        self.waits: list[float] = []
+
+    def given(self, rows: int, inputs: int) -> None:
+        self.told.append(("given", rows, inputs))
+
+    def ran(self, rows: int, total: int, waited_s: Sequence[float]) -> None:
+        self.told.append(("ran", rows, total, len(waited_s)))
+        self.waits += waited_s
+
+
+async def test_it_tells_of_rows_given_and_of_batches_as_they_are_filled() -> None:
+    sizes, model = Sizes(), Model()
+    rules = BatchRules(allowed_rows=(4, 8))
+    scheduler = Scheduler(threads=1, max_queue=99, max_batch_rows=8, rules=rules, sizes=sizes, in_place=False)
+    first = await held(scheduler, model)
+    assert sizes.told == [("given", 1, 1), ("ran", 1, 4, 1)]
+    rest = [asyncio.create_task(run(scheduler, model, *values)) for values in ((1,), (2, 3), (4, 5, 6))]
+    alone = asyncio.create_task(run(scheduler, model, 7, key=None))
+    await asyncio.sleep(0.01)
+    model.gate.set()
+    await asyncio.gather(first, alone, *rest)
+    assert sizes.told[2:] == [("given", 1, 1), ("given", 2, 1), ("given", 3, 1), ("ran", 6, 8, 3)]
+    assert all(0 <= wait < 10 for wait in sizes.waits) and max(sizes.waits) > 0.005
+    await scheduler.close(5)
+
+
+async def test_it_tells_of_quick_calls_that_wait_for_nothing() -> None:
+    sizes, model = Sizes(), Model()
+    scheduler = Scheduler(threads=1, max_queue=99, max_batch_rows=8, sizes=sizes)
+    for number in range(200):
+        await run(scheduler, model, number, number)
+    assert sizes.told == [("given", 2, 1), ("ran", 2, 2, 1)] * 200
+    assert 0.0 in sizes.waits
+    await scheduler.close(5)
