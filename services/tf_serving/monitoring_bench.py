@@ -1,4 +1,4 @@
-"""What the metrics add to a call, in microseconds of CPU: `python -m services.tf_serving.monitoring.requests_bench`."""
+"""What the metrics add to a call, in microseconds of CPU: `python -m services.tf_serving.monitoring_bench`."""
 
 from __future__ import annotations
 
