@@ -38,9 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.command == "call":
         return call(options)
-    # A closed terminal and SIGTERM end the context managers as Ctrl-C does, so no process is left behind.
+    # A closed terminal and SIGTERM end the context managers as Ctrl-C does, so no process is left behind; not by way
+    # of SIGINT itself, which a shell lets its background jobs ignore.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.signal(number, signal.default_int_handler)
     try:
         return up(options)
     except KeyboardInterrupt:

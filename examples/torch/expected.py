@@ -25,12 +25,16 @@ def write_digits(folder: Path) -> None:
 
 
 def write_mmoe(folder: Path) -> None:
-    """Writes {"features": rows of 138 numbers, "outputs": both heads' values of each row}."""
+    """Writes {"features": rows of 138 numbers, "outputs": both heads' values of each row}, and samples/<row>.txt with
+    a row's numbers a line, for callers without a JSON library."""
     model = _load(folder, "mmoe_net")
     rows = np.random.default_rng(111).standard_normal((MMOE_ROWS, model_features(model))).round(4)
     with torch.inference_mode():
         outputs = [[float(head[0, 0]) for head in model(torch.from_numpy(row[None]).float())] for row in rows]
     _write(folder, {"features": rows.tolist(), "outputs": outputs})
+    (folder / "samples").mkdir()
+    for number, row in enumerate(rows.tolist()):
+        (folder / "samples" / f"{number}.txt").write_text("".join(f"{value}\n" for value in row))
 
 
 def model_features(model: torch.nn.Module) -> int:

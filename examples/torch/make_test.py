@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,7 @@ def test_folders_hold_nothing_but_the_model(models: Path) -> None:
         "expected.json",
         "mmoe_net.py",
         "model.pth",
+        "samples",
     ]
     assert sorted(p.name for p in (models / "digits").iterdir()) == [
         "digits_net.py",
@@ -68,6 +70,12 @@ def test_folders_hold_nothing_but_the_model(models: Path) -> None:
         "processor.py",
         "samples",
     ]
+
+
+def test_sample_rows_are_those_of_the_expected_answers(models: Path) -> None:
+    rows = json.loads((models / "mmoe" / "expected.json").read_text())["features"]
+    files = sorted((models / "mmoe" / "samples").iterdir())
+    assert [[float(line) for line in path.read_text().splitlines()] for path in files] == rows
 
 
 def test_sample_pictures_are_recognised(models: Path) -> None:
