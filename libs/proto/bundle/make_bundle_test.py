@@ -9,13 +9,18 @@ import pytest
 from libs.proto.bundle.make_bundle import FILE_NAME, build_sdist, contents, main, protos, zipped
 
 ROOT = Path(__file__).absolute().parents[3]
-# gRPC's own services: every language's gRPC brings them.
-OWN_OF_GRPC = {"grpc_health.proto", "grpc_reflection_v1.proto", "grpc_reflection_v1alpha.proto"}
+# gRPC's own services, which every language's gRPC brings, and the files of a server, which no caller sends.
+NOT_FOR_CALLERS = {
+    "grpc_health.proto",
+    "grpc_reflection_v1.proto",
+    "grpc_reflection_v1alpha.proto",
+    "tensorflow_serving_config.proto",
+}
 
 
 def test_every_protocol_that_the_gateway_speaks_is_in_it() -> None:
     every = {path.name for path in (ROOT / "libs/proto").glob("*.proto")}
-    assert {Path(path).name for path in protos(ROOT)} == every - OWN_OF_GRPC
+    assert {Path(path).name for path in protos(ROOT)} == every - NOT_FOR_CALLERS
 
 
 def test_files_lie_at_their_import_paths_unchanged() -> None:
