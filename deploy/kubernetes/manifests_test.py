@@ -1,11 +1,14 @@
-"""The rendered manifests: as they were, as Kubernetes' schemas want them, and right among themselves."""
+"""The rendered manifests: as they were, as Kubernetes' and the operators' schemas want them, right among themselves."""
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
@@ -16,8 +19,9 @@ FOLDER = Path(__file__).parent
 OVERLAYS = ("cpu", "gpu")
 # The oldest with everything that is used here (gRPC probes, autoscaling/v2), and the newest that is known.
 VERSIONS = ("1.27", kubernetes_validate.latest_version())
-# Whose schemas are their operators'.
-CUSTOM = {"PodMonitor", "ServiceMonitor"}
+# The operators' own, by kind: see describe_crds.py.
+CUSTOM: dict[str, Any] = json.loads((FOLDER / "crds.json").read_text())
+OTHER_SYSTEMS = ("seldon/seldondeployment.yaml", "kserve/inferenceservice.yaml")
 # What a worker or a gateway takes to end once calls have ended: libs/serving/server.py STOP_S.
 STOP_S = 15
 
@@ -58,22 +62,80 @@ def test_what_is_rendered_is_what_was_looked_at(overlay: str) -> None:
     ), f"if it should: kubectl kustomize deploy/kubernetes/{overlay} > deploy/kubernetes/golden/{overlay}.yaml"
 
 
+def check(found: dict[str, Any], version: str) -> None:
+    """Raises when the schemas that are published for the object's kind do not accept it."""
+    if found["kind"] not in CUSTOM:
+        kubernetes_validate.validate(found, version, strict=True)
+        return
+    jsonschema.Draft7Validator(CUSTOM[found["kind"]]).validate(found)
+    # The operators' schemas leave to Kubernetes what is Kubernetes' own.
+    bare = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": found["metadata"]}
+    kubernetes_validate.validate(bare, version, strict=True)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_published_schemas_accept_every_object(overlay: str, version: str) -> None:
-    checked = 0
+    kinds = [found["kind"] for found in objects(overlay)]
     for found in objects(overlay):
-        if found["kind"] not in CUSTOM:
-            kubernetes_validate.validate(found, version, strict=True)
-            checked += 1
-    assert checked > 10
+        check(found, version)
+    assert kinds.count("Deployment") == 3
+    assert {"PodMonitor", "ServiceMonitor"} <= CUSTOM.keys() & set(kinds)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_pods_of_other_systems_are_pods(version: str) -> None:
+def test_the_published_schemas_accept_the_objects_of_other_systems(version: str) -> None:
+    for file in OTHER_SYSTEMS:
+        check(of_kind(file), version)
     for number, spec in enumerate(integrations()):
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"pod-{number}"}, "spec": spec}
         kubernetes_validate.validate(pod, version, strict=True)
+
+
+def wrong_objects() -> dict[str, dict[str, Any]]:
+    """Objects of ours with one field of each misspelt, missing or of another type."""
+    wrong = {}
+
+    def spoil(name: str, found: dict[str, Any], path: str, value: Any, rename: str = "") -> None:
+        spoilt = copy.deepcopy(found)
+        *way, last = path.split(".")
+        at: Any = spoilt
+        for step in way:
+            at = at[int(step) if step.isdigit() else step]
+        if rename:
+            at[rename] = at.pop(last)
+        elif value is None:
+            del at[last]
+        else:
+            at[last] = value
+        wrong[name] = spoilt
+
+    (service, pods) = (objects("cpu", kind)[0] for kind in ("ServiceMonitor", "PodMonitor"))
+    seldon, kserve = (of_kind(file) for file in OTHER_SYSTEMS)
+    deployment = objects("cpu", "Deployment")[0]
+    pod = "spec.template.spec"
+    spoil(
+        "deployment, misspelt", deployment, f"{pod}.terminationGracePeriodSeconds", None, "terminationGrace"
+    )
+    spoil("deployment, type", deployment, "spec.replicas", "two")
+    spoil("deployment, deep", deployment, f"{pod}.containers.0.readinessProbe.grpc", None, "gRPC")
+    spoil("service monitor, misspelt", service, "spec.endpoints.0.interval", None, "intervall")
+    spoil("service monitor, missing", service, "spec.selector", None)
+    spoil("service monitor, pattern", service, "spec.endpoints.0.interval", "15 seconds")
+    spoil("service monitor, metadata", service, "metadata.name", None, "nmae")
+    spoil("pod monitor, misspelt", pods, "spec.podMetricsEndpoints", None, "endpoints")
+    spoil("pod monitor, version", pods, "apiVersion", "monitoring.coreos.com/v2")
+    spoil("seldon, misspelt", seldon, "spec.predictors.0.graph.endpoint.service_port", None, "servicePort")
+    spoil("seldon, type", seldon, "spec.predictors.0.replicas", "2")
+    spoil("kserve, misspelt", kserve, "spec.predictor.minReplicas", None, "minimumReplicas")
+    spoil("kserve, missing", kserve, "spec.predictor", None)
+    return wrong
+
+
+@pytest.mark.parametrize("name", sorted(wrong_objects()))
+def test_a_wrong_field_is_found(name: str) -> None:
+    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+        check(wrong_objects()[name], VERSIONS[-1])
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
