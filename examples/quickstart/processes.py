@@ -90,8 +90,11 @@ class Processes:
     def __post_init__(self) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
 
-    def start(self, name: str, pex: str, *arguments: str) -> Process:
-        """Starts `pex` (a name under the folder of PEXes, without suffix) and returns without waiting."""
+    def start(self, name: str, pex: str, *arguments: str, inside: Sequence[str] = ()) -> Process:
+        """Starts `pex` (a name under the folder of PEXes, without suffix) and returns without waiting.
+
+        `inside` is a command that runs another in some place, and becomes it: `ip netns exec NAME`.
+        """
         path = self.pexes / f"{pex}.pex"
         if not path.exists():
             raise StartError(f"{path} is not there; build it: ./pants package ::")
@@ -99,7 +102,7 @@ class Processes:
         # A session of its own: Ctrl-C in the terminal reaches only us, and we stop the group in order.
         with log.open("w") as stderr:
             popen = subprocess.Popen(
-                [sys.executable, str(path), *arguments],
+                [*inside, sys.executable, str(path), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -28,8 +28,10 @@ def channel_options(options: Options) -> list[tuple[str, Any]]:
     arguments: list[tuple[str, Any]] = [
         ("grpc.max_receive_message_length", options.max_message_bytes),
         ("grpc.max_send_message_length", -1),  # what the server takes is for the server to say
-        ("grpc.keepalive_time_ms", 30_000),  # finds a peer that is gone without a word
-        ("grpc.keepalive_timeout_ms", 10_000),
+        # Find a peer that is gone without a word: pings, and for a connection in use TCP_USER_TIMEOUT, which gRPC sets
+        # to the ping's.
+        ("grpc.keepalive_time_ms", round(options.silence_s * 3000)),
+        ("grpc.keepalive_timeout_ms", round(options.silence_s * 1000)),
         # A restarted server is found again within a second or so.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),

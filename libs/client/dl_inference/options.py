@@ -65,6 +65,8 @@ class Options:
         metadata: sent with each call.
         compression: of requests. Answers are compressed as the server decides.
         max_message_bytes: of an answer.
+        silence_s: a connection that leaves what was sent unacknowledged for this long is given up, and its calls are
+            tried again elsewhere: a server's host may vanish without a word.
     """
 
     timeout_s: float = 10.0
@@ -74,6 +76,7 @@ class Options:
     metadata: Mapping[str, str] = field(default_factory=dict)
     compression: Literal["gzip", "deflate"] | None = None
     max_message_bytes: int = 64 << 20
+    silence_s: float = 10.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
 
