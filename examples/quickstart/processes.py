@@ -98,11 +98,15 @@ class Processes:
         path = self.pexes / f"{pex}.pex"
         if not path.exists():
             raise StartError(f"{path} is not there; build it: ./pants package ::")
+        return self.run(name, *inside, sys.executable, str(path), *arguments)
+
+    def run(self, name: str, *command: str) -> Process:
+        """Starts a command that says READY and its address as our services do, and returns without waiting."""
         log = self.logs / f"{name}.log"
         # A session of its own: Ctrl-C in the terminal reaches only us, and we stop the group in order.
         with log.open("w") as stderr:
             popen = subprocess.Popen(
-                [*inside, sys.executable, str(path), *arguments],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
