@@ -68,7 +68,8 @@ def measure(
     reach(address, timeout_s)
     recorder = Recorder()
     shares = [1.0 if weights is None else weights[scenario.name] for scenario in scenarios]
-    load = Load(address, scenarios, shares, target == "direct", timeout_s, rate, recorder.ended)
+    direct, checked = target == "direct", target != "echo"
+    load = Load(address, scenarios, shares, direct, checked, timeout_s, rate, recorder.ended)
     label = f"{target:<8}{'+'.join(scenario.name for scenario in scenarios)}"
     results.locust += run(load, users, recorder, place or Place(), label)
     phases = []

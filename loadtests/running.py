@@ -95,6 +95,7 @@ def run(load: Load, users: Users, recorder: Recorder, place: Place, label: str) 
             now = users(self.get_run_time())  # type: ignore[no-untyped-call]
             return None if now is None else (now, max(100.0, now))
 
+    shape = Shape()  # type: ignore[no-untyped-call]
     environment = Environment(user_classes=[user_class(load)], shape_class=shape, stop_timeout=load.timeout_s)
     runner: Any
     if place.workers:

@@ -31,6 +31,7 @@ class Load:
         address: host:port that is called.
         scenarios, weights: one scenario is drawn for each call.
         direct: call model servers by their own methods.
+        checked: read some of the answers; those of an echo are none.
         timeout_s: deadline of a call.
         rate: calls a second of a user of the open loop; None: the closed loop.
         ended: told of every call: scenario, end on the monotonic clock, seconds, and the status of a failure.
@@ -40,6 +41,7 @@ class Load:
     scenarios: Sequence[Scenario]
     weights: Sequence[float]
     direct: bool
+    checked: bool
     timeout_s: float
     rate: float | None
     ended: Callable[[str, float, float, str | None], None]
@@ -76,7 +78,7 @@ class GrpcUser(User):  # type: ignore[misc]
         failure: str | None = None
         answer = b""
         self._sent += 1
-        check = self._sent % CHECK_EVERY == 1
+        check = self.load.checked and self._sent % CHECK_EVERY == 1
         try:
             answer = self._calls[index](scenario.body, timeout=self.load.timeout_s)
         except grpc.RpcError as error:

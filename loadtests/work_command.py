@@ -28,7 +28,14 @@ def command(options: argparse.Namespace) -> int:
     recorder = Recorder()
     rate = options.rate / options.users if options.rate else None
     load = Load(
-        options.gateway, scenarios, list(mix.values()), options.direct, options.timeout, rate, recorder.ended
+        options.gateway,
+        scenarios,
+        list(mix.values()),
+        options.direct,
+        True,
+        options.timeout,
+        rate,
+        recorder.ended,
     )
     work(load, recorder, Place(master=options.master))
     return 0
