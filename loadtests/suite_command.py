@@ -28,7 +28,7 @@ from loadtests.shapes import steady
 
 TASKS = {"textcnn": 69, "half_plus_two": 70, "mmoe": 111, "digits": 39}
 INSTANCES = 2
-OPEN_S, CLOSED_S = 3.0, 2.0
+OPEN_S, CLOSED_S = 2.0, 1.0
 RATE_SHARE = 0.08
 """Of what the generator can do: calls in the open loop, few enough for their times not to be the generator's."""
 WARM_UP_S = 1.0
