@@ -17,7 +17,7 @@ from services.tf_serving.config import generation
 from services.tf_serving.config.generation import Asked, Generated
 from services.tf_serving.config.placing import Change, Planned, place
 from services.tf_serving.config.settings import Wishes, powers_up_to
-from services.tf_serving.config.trial import refusals
+from services.tf_serving.config.trial import answered_requests
 from services.tf_serving.execution.batching_parameters import MOST
 from services.tf_serving.model.versions import ModelError
 from services.tf_serving.options import usable_cores
@@ -144,7 +144,7 @@ def _asked(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> Asked
         instances=tuple(parsed.instances),
         timeout_ms=parsed.timeout_ms,
         warm_up=not parsed.no_warm_up,
-        trial=refusals if parsed.try_warm_up else None,
+        trial=answered_requests if parsed.try_warm_up else None,
         overwrite=parsed.overwrite,
         skip_bad=parsed.skip_bad,
     )

@@ -14,7 +14,6 @@ from services.tf_serving.config import samples, synthetic, tfrecord, trial
 from services.tf_serving.config.inspection import InspectedVersion, inspect
 from services.tf_serving.config.progress import Steps
 from services.tf_serving.config.samples import Sample
-from services.tf_serving.config.synthetic import Request
 from services.tf_serving.model import warmup
 from services.tf_serving.model.versions import ModelError, scan
 
@@ -112,22 +111,10 @@ def _new_records(wanted: Export, version: InspectedVersion) -> tuple[list[bytes]
         if problem:
             raise ModelError(f"{wanted.sample.file}: {problem}")
         return records, []
-    made = list(synthetic.requests(wanted.name, version.signatures, wanted.rows))
-    requests = [one for one in made if isinstance(one, Request)]
-    notes = [
-        f"no warm-up request for {one.signature}: {one.reason}"
-        for one in made
-        if not isinstance(one, Request)
-    ]
-    refused = trial.refusals(wanted.name, version, requests)
-    answered: list[Request] = []
-    for request, refusal in zip(requests, refused, strict=True):
-        if refusal:
-            notes.append(f"no warm-up request for {request.signature}: it refuses zeros: {refusal}")
-        else:
-            answered.append(request)
+    requests, reasons = trial.answered_requests(wanted.name, version, wanted.rows)
+    notes = [f"no warm-up request for {signature}: {reason}" for signature, reason in reasons.items()]
     hint = ["--sample gives it a request of real values"] if notes else []
-    return synthetic.file_records(answered), [*dict.fromkeys(notes), *hint]
+    return synthetic.file_records(requests), [*notes, *hint]
 
 
 def _place(wanted: Export, made: Path) -> Path:

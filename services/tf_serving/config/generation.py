@@ -14,12 +14,13 @@ from services.tf_serving.config.placing import Planned, plan
 from services.tf_serving.config.render import Flag, ServedModel
 from services.tf_serving.config.settings import Batching, Wishes
 from services.tf_serving.config.synthetic import Request, Skipped
+from services.tf_serving.config.trial import alternatives
 from services.tf_serving.execution.batching_parameters import PER_MODEL_FILE
 from services.tf_serving.model import warmup
 from services.tf_serving.serving.model_configs import LATEST
 
-Trial = Callable[[str, InspectedVersion, Sequence[Request]], Sequence[str]]
-"""Answers for each request why the version refuses it, "" where it does not."""
+Trial = Callable[[str, InspectedVersion, Sequence[int]], tuple[list[Request], dict[str, str]]]
+"""Requests of so many rows that the version answers, and, by signature, why there are no others."""
 
 AUTO, ON, OFF = "auto", "on", "off"
 
@@ -246,20 +247,10 @@ def _warm_up(
         yield plan(file, b"", _all_ours, overwrite=False)  # theirs stays, whatever ours would be
         return
     tried = set(tfrecord.decode(present)) if _all_ours(present) else set()
-    made, skipped = list[Request](), dict[str, str]()
-    for one in synthetic.requests(model.served.name, version.signatures, rows):
-        if isinstance(one, Skipped):
-            skipped.setdefault(one.signature, one.reason)
-        elif one.certain or asked.trial or one.record in tried:
-            made.append(one)
-        else:
-            skipped.setdefault(one.signature, f"{one.doubt}; --try-warm-up finds out")
-    if asked.trial and made:
-        refusals = asked.trial(model.served.name, version, made)
-        for one, refusal in zip(made, refusals, strict=True):
-            if refusal:
-                skipped.setdefault(one.signature, f"it refuses zeros: {refusal}")
-        made = [one for one, refusal in zip(made, refusals, strict=True) if not refusal]
+    if asked.trial:
+        made, skipped = asked.trial(model.served.name, version, rows)
+    else:
+        made, skipped = _untried(model.served.name, version, rows, tried)
     reasons: dict[str, list[str]] = {}
     for name, reason in skipped.items():
         reasons.setdefault(reason, []).append(name)
@@ -270,6 +261,27 @@ def _warm_up(
     if made:
         records = synthetic.file_records(made)
         yield plan(file, tfrecord.encode(records), _all_ours, overwrite=asked.overwrite)
+
+
+def _untried(
+    name: str, version: InspectedVersion, rows: Sequence[int], tried: set[bytes]
+) -> tuple[list[Request], dict[str, str]]:
+    """Requests that no model refuses, or that this one has answered before, and why there are no others."""
+    made, skipped = list[Request](), dict[str, str]()
+    for one in synthetic.requests(name, version.signatures, rows):
+        if isinstance(one, Skipped):
+            skipped.setdefault(one.signature, one.reason)
+            continue
+        known = (
+            [request for request in alternatives(name, version, one) if request.record in tried]
+            if tried
+            else []
+        )
+        if one.certain or known:
+            made.append(known[0] if known else one)
+        else:
+            skipped.setdefault(one.signature, f"{one.doubt}; --try-warm-up finds out")
+    return made, skipped
 
 
 def _all_ours(content: bytes) -> bool:

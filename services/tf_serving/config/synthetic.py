@@ -4,8 +4,10 @@ A version that cannot answer a recorded request is refused by the server, so zer
 where nothing but the number of rows is open. Strings, which may have to be a tf.Example, an image or a number, and
 other open sizes are in doubt: their requests are to be tried first.
 
-Field numbers are those of tensorflow_serving/apis/{prediction_log,logging,predict}.proto: PredictionLog.log_metadata
-1, .predict_log 6; LogMetadata.model_spec 1; PredictLog.request 1; PredictRequest.model_spec 1, .inputs 2.
+Field numbers are those of tensorflow_serving/apis/{prediction_log,logging,predict,classification,input}.proto:
+PredictionLog.log_metadata 1, .classify_log 2, .regress_log 3, .predict_log 6; LogMetadata.model_spec 1; PredictLog's,
+ClassifyLog's and RegressLog's request 1; PredictRequest.model_spec 1, .inputs 2; the others' .model_spec 1, .input 2;
+Input.example_list 1; ExampleList.examples 1. TensorProto.dtype 1, .tensor_shape 2, .string_val 8.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from libs.proto.dtypes import DataType, element_type
 from libs.proto.predict import ModelSpec, encode_model_spec
 from libs.proto.tensor import MAX_EXPANDED_BYTES, encode_shape
 from libs.proto.wire import LEN, ProtoError, fields, len_field, string_field, varint_field
+from services.tf_serving.model.methods import CLASSIFY, REGRESS
 from services.tf_serving.model.signature import Shape, Signature, TensorSpec
 
 MAX_RECORDS = 1000
@@ -25,6 +28,8 @@ MAX_RECORDS = 1000
 
 _AUTHOR = b"tf-serving config"
 _LOG_METADATA = 1 << 3 | LEN
+_PREDICT_LOG = 6
+_EXAMPLE_LOGS = {CLASSIFY: 2, REGRESS: 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,28 @@ def requests(
             yield _request(model, name, signature, count)
 
 
+def takes_examples(signature: Signature) -> bool:
+    """Whether a signature has one input, a list of strings: perhaps of serialized tf.Examples."""
+    specs = list(signature.inputs.values())
+    return len(specs) == 1 and (specs[0].data_type, specs[0].shape) == (DataType.DT_STRING, (-1,))
+
+
+def of_examples(model: str, signature: Signature, rows: int, example: bytes) -> Request:
+    """A request with the same tf.Example in each row, to the method that the signature was made for."""
+    (key,) = signature.inputs
+    spec = len_field(1, encode_model_spec(ModelSpec(model, signature_name=signature.name)))
+    log = _EXAMPLE_LOGS.get(signature.method_name)
+    if log is not None:
+        request = spec + len_field(2, len_field(1, len_field(1, example) * rows))
+    else:
+        log = _PREDICT_LOG
+        head = varint_field(1, DataType.DT_STRING) + len_field(2, encode_shape((rows,)))
+        tensor = head + len_field(8, example) * rows
+        request = spec + len_field(2, string_field(1, key) + len_field(2, tensor))
+    record = len_field(1, _metadata()) + len_field(log, len_field(1, request))
+    return Request(signature.name, rows if signature.batchable else None, record, "it parses tf.Examples")
+
+
 def file_records(made: Iterable[Request]) -> list[bytes]:
     """As many records as a server reads."""
     return [request.record for request in made][:MAX_RECORDS]
@@ -103,7 +130,7 @@ def _request(model: str, name: str, signature: Signature, rows: int) -> Request 
         inputs.append(len_field(2, string_field(1, key) + len_field(2, tensor)))
     spec_bytes = encode_model_spec(ModelSpec(model, signature_name=name))
     predict = len_field(1, len_field(1, spec_bytes) + b"".join(inputs))
-    record = len_field(1, _metadata()) + len_field(6, predict)
+    record = len_field(1, _metadata()) + len_field(_PREDICT_LOG, predict)
     return Request(name, rows if signature.batchable else None, record, doubt)
 
 
