@@ -62,6 +62,7 @@ def test_the_server_gets_the_flags_of_the_file_and_those_of_the_container(tmp_pa
             "--model_config_file=/etc/dl_inference/models.config",
             "--model_config_file_poll_wait_seconds=60",
             "--monitoring_config_file=/etc/dl_inference/monitoring.config",
+            "--allow_version_labels_for_unavailable_models=true",
             "--enable_batching=true",
             "--batching_parameters_file=/etc/dl_inference/batching.config",
             "--tensorflow_intra_op_parallelism=1",

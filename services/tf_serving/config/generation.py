@@ -216,11 +216,10 @@ def _flags(asked: Asked, batching: Batching | None, per_model: bool) -> Iterator
     yield Flag(f"--model_config_file={at}/models.config")
     yield Flag("--model_config_file_poll_wait_seconds=60", "An edit of that file is followed")
     yield Flag(f"--monitoring_config_file={at}/monitoring.config")
-    if asked.labels:
-        yield Flag(
-            "--allow_version_labels_for_unavailable_models=true",
-            "TensorFlow Serving looks at labels before it has loaded a version",
-        )
+    yield Flag(
+        "--allow_version_labels_for_unavailable_models=true",
+        "Labels are looked at before versions are loaded: with this one that is not in use yet may be for any",
+    )
     if not batching:
         return
     yield Flag("--enable_batching=true", "Rows of concurrent requests share a run")

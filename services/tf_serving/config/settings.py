@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from services.tf_serving.execution.batching_parameters import BatchingParameters
 
+# textcnn on one thread: 71 us a row alone, 36 at 8 rows, 31 at 64; 33 rows take 1.06 ms, 64 take 1.99 ms. So rows that
+# fill a batch up cost a CPU what real ones do, and beyond 64 nothing is gained.
 CPU_MAX_BATCH_SIZE = 64
 GPU_MAX_BATCH_SIZE = 256
 GPU_BATCH_TIMEOUT_MICROS = 1000
