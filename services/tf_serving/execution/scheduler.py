@@ -38,8 +38,6 @@ from services.tf_serving.execution.pace import TINY_S, Pace
 
 Arrays = list[NDArray[Any]]
 
-_NO_RULES = BatchRules()
-
 
 @dataclass(slots=True, eq=False)
 class Work:
@@ -93,7 +91,7 @@ class Scheduler:
     ) -> None:
         self.batching = max_batch_rows is not None
         self._max_rows = max_batch_rows or 1
-        self._rules = rules or BatchRules()
+        self._rules = (rules if self.batching else None) or BatchRules()
         policy = BatchPolicy(self._max_rows, max(max_queue, self._max_rows), max_delay_ms)
         self._in_place = in_place
         self._clock = clock
@@ -143,19 +141,24 @@ class Scheduler:
         """
         self._present += 1
         try:
-            rules = (rules or self._rules) if self.batching else _NO_RULES
+            if rules is None or not self.batching:
+                rules, most = self._rules, self._max_rows
+            else:
+                most = min(rules.max_rows or self._max_rows, self._max_rows)
             rows = self._shared_rows(arrays) if self.batching and batch_key is not None else 0
             if rows and self._sizes is not None:
                 self._sizes.given(rows, len(arrays))
-            if rows > self._rows_of_run(rules) and rules.max_request_rows is not None:
-                return await self._run_in_parts(runner, arrays, rows, batch_key, deadline, cancelled, rules)
+            if rows > most and rules.max_request_rows is not None:
+                return await self._run_in_parts(
+                    runner, arrays, rows, batch_key, deadline, cancelled, rules, most
+                )
             if self._in_place and not self._batcher.queued_items:
                 now = self._clock()
                 pace = self._pace(runner)
                 if pace.in_place(_size(arrays), now, alone=self._present == 1):
                     self._check(deadline, cancelled, now)
                     return self._run_here(runner, arrays, rows, pace, now, rules)
-            work = self._work(runner, arrays, rows, batch_key, rules)
+            work = self._work(runner, arrays, rows, batch_key, rules, most)
             return await self._batcher.submit(work, deadline=deadline, cancelled=cancelled)
         finally:
             self._present -= 1
@@ -174,16 +177,16 @@ class Scheduler:
         deadline: float | None,
         cancelled: Callable[[], bool],
         rules: BatchRules,
+        most: int,
     ) -> Arrays:
-        """Run a call of more rows than a run may have as several, each with the others' company."""
-        most = rules.max_request_rows
-        if most is not None and rows > most:
-            raise InvalidArgument(f"Task size {rows} is larger than maximum input batch size {most}")
+        """Run a call of more rows than a run may have, `most`, as several, each with the others' company."""
+        allowed = rules.max_request_rows
+        if allowed is not None and rows > allowed:
+            raise InvalidArgument(f"Task size {rows} is larger than maximum input batch size {allowed}")
         works = []
-        step = self._rows_of_run(rules)
-        for first in range(0, rows, step):
-            part = [array[first : first + step] for array in arrays]
-            works.append(self._work(runner, part, part[0].shape[0], batch_key, rules))
+        for first in range(0, rows, most):
+            part = [array[first : first + most] for array in arrays]
+            works.append(self._work(runner, part, part[0].shape[0], batch_key, rules, most))
         answers = await asyncio.gather(
             *[self._batcher.submit(work, deadline=deadline, cancelled=cancelled) for work in works],
             return_exceptions=True,
@@ -204,15 +207,9 @@ class Scheduler:
                 return 0
         return rows
 
-    def _rows_of_run(self, rules: BatchRules) -> int:
-        """Most rows of a run under these rules."""
-        own = rules.max_rows
-        return self._max_rows if own is None or own > self._max_rows else own
-
     def _work(
-        self, runner: Runner, arrays: Arrays, rows: int, batch_key: Hashable, rules: BatchRules
+        self, runner: Runner, arrays: Arrays, rows: int, batch_key: Hashable, rules: BatchRules, most: int
     ) -> Work:
-        most = self._rows_of_run(rules)
         since = 0.0 if self._sizes is None else self._clock()
         work = Work(runner, arrays, 1, None, rules, most, since)
         if not self.batching:
