@@ -119,6 +119,7 @@ class _Server:
         self._app = app
         self._host = host
         self._port = port
+        self._http_port = http_port
         self._stopping = False
         self._forced = False
         self._serving = False
@@ -180,6 +181,8 @@ class _Server:
                 announced = self._listening()
             if announced is not None and self._answers(announced):
                 print(f"READY {_authority(self._host, announced)}", flush=True)
+                if self._http_port is not None:
+                    log.info("plain HTTP alone at %s", _authority(self._host, self._http_port))
                 return True
             self._wait(_TICK_S)
         return False

@@ -108,7 +108,7 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         type=flag_types.between(0, 65535),
         default=0,
         metavar="PORT",
-        help="port of the REST API; 0 for none of its own [%(default)s]",
+        help="port of the REST API, which the gRPC port serves too; 0 for none of its own [%(default)s]",
     )
     add(
         "--rest-api-timeout-in-ms",
@@ -322,7 +322,7 @@ def _add_other_flags(parser: argparse.ArgumentParser) -> None:
         "--monitoring-config-file",
         default="",
         metavar="FILE",
-        help="a MonitoringConfig in protobuf's text format",
+        help="a MonitoringConfig in protobuf's text format: metrics under TensorFlow Serving's names",
     )
 
 
