@@ -25,7 +25,6 @@ batch_timeout_micros { value: 0 }
 allowed_batch_sizes: [4, 8]
 thread_pool_name { value: "my_threads" }
 """
-DEFAULT = "/monitoring/prometheus/metrics"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -171,14 +170,6 @@ def test_loads_and_warm_up(monitored: Monitored) -> None:
     labels = {"model_path": path, "status": "OK"}
     assert monitored.grown(none, "serving:model_warmup_latency_count", **labels) == 1
     assert monitored.grown(none, "serving:model_warmup_records_read", **labels) == 3
-
-
-def test_without_a_monitoring_file_there_is_no_page(models: Path) -> None:
-    with Server("--model_base_path", str(models / "half_plus_two")) as server:
-        assert ask(server.address, "GET", DEFAULT)[0] == 404
-        assert ask(server.address, "GET", "/metrics")[0] == 200
-        answer = RestClient(server.address).post("default:predict", {"instances": [1.0]})
-        assert answer == (200, {"predictions": [2.5]})
 
 
 def test_a_wrong_monitoring_file_ends_the_server_with_1_before_it_serves(

@@ -380,6 +380,12 @@ def test_both_ports_serve_it_and_one_alone_grpc(served: Served) -> None:
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
+def test_without_a_monitoring_file_there_are_only_the_servers_own_metrics(served: Served) -> None:
+    for address in (served.rest.address, served.grpc_address):
+        assert ask(address, "GET", "/monitoring/prometheus/metrics")[0] == 404
+        assert ask(address, "GET", "/metrics")[0] == 200
+
+
 def test_large_bodies_and_compressed_ones(served: Served) -> None:
     values = np.arange(120_000, dtype="f4").tolist()
     body = json.dumps({"signature_name": "float32", "inputs": values}).encode()
