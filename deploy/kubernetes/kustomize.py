@@ -49,9 +49,7 @@ def render(folder: Path) -> str:
     Raises KustomizeError for a kustomization that is wrong, or has what is not known here.
     """
     objects = sorted(build(folder), key=place)
-    return "---\n".join(
-        yaml.dump(found, Dumper=GoStyle, default_flow_style=False, width=1000) for found in objects
-    )
+    return "---\n".join(yaml.dump(found, Dumper=GoStyle, default_flow_style=False) for found in objects)
 
 
 class GoStyle(yaml.SafeDumper):
