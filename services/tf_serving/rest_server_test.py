@@ -17,33 +17,15 @@ import pytest
 
 from libs.proto.dtypes import DataType, element_type
 from services.tf_serving.execution.runtime import tensorflow
-from services.tf_serving.testing import Server, predict_request, save_constant
+from services.tf_serving.testing import predict_request, save_constant
 from services.tf_serving.testing_recipes import LABELS, example
-from services.tf_serving.testing_rest import RestClient, ask, free_port
+from services.tf_serving.testing_rest import Served, ask, served_by_rest
 
 FLOATS = ("float32", "float64", "half", "bfloat16")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 NOT_SERVED = ("complex64", "complex128", "qint8", "quint8", "qint16", "quint16", "qint32")
 LIMIT = 1 << 20
 TIMEOUT_MS = 2000
-
-
-class Served:
-    """A server and the same models as TensorFlow loads them."""
-
-    def __init__(self, server: Server, port: int, paths: dict[str, Path]) -> None:
-        self.grpc_address = server.address
-        self.rest = RestClient(f"127.0.0.1:{port}")
-        self._paths = paths
-        self._loaded: dict[str, Any] = {}
-
-    def run(self, model: str, signature: str = "serving_default", **inputs: Any) -> dict[str, Any]:
-        """What tf.saved_model.load(...) gives: arrays by output."""
-        tf = tensorflow()
-        if model not in self._loaded:
-            self._loaded[model] = tf.saved_model.load(str(self._paths[model]))
-        answers = self._loaded[model].signatures[signature](**inputs)
-        return {name: np.asarray(value.numpy()) for name, value in answers.items()}
 
 
 @pytest.fixture(scope="module")
@@ -55,31 +37,14 @@ def served(
         save_constant(base / "versions" / str(version), version)
     paths = {name: models / name / "7" for name in ("echo", "mixed", "intents")}
     paths |= {name: recipe(name) for name in ("half_plus_two_cpu", "intents_estimator", "ragged")}
-    entries = [f'name: "{name}" base_path: "{path.parent}"' for name, path in paths.items()]
-    entries += [
+    more = (
         f'name: "versions" base_path: "{base}/versions" model_version_policy {{ all {{}} }} '
         'version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 }',
         f'name: "a b/c" base_path: "{base}/versions"',
-    ]
-    file = base / "models.config"
-    file.write_text(
-        "model_config_list {"
-        + "".join(f'config {{ {entry} model_platform: "tensorflow" }}' for entry in entries)
-        + "}"
     )
-    port = free_port()
-    with Server(
-        *("--rest_api_port", str(port), "--model_config_file", str(file)),
-        *(
-            "--max_message_bytes",
-            str(LIMIT),
-            "--rest_api_timeout_in_ms",
-            str(TIMEOUT_MS),
-            "--model_threads",
-            "1",
-        ),
-    ) as server:
-        yield Served(server, port, paths)
+    flags = (f"--max_message_bytes={LIMIT}", f"--rest_api_timeout_in_ms={TIMEOUT_MS}", "--model_threads=1")
+    with served_by_rest(base / "models.config", paths, more, flags) as found:
+        yield found
 
 
 def test_the_example_that_everybody_knows(served: Served) -> None:
@@ -339,30 +304,11 @@ def test_errors_have_tensorflow_servings_codes_and_texts(
     assert code == status and text in said
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/v1/foo"),
-        ("POST", "/v1/foo"),
-        ("GET", "/v1/models/debug/model_name"),
-        ("POST", "/v1/models"),
-        ("GET", "/v1/models/foo:predict"),
-        ("POST", "/v1/models/foo:Predict"),
-        ("POST", "/v1/models/foo/version/50:regress"),
-        ("POST", "/v1/models/foo/versions/HELLO:regress"),
-        ("POST", "/v1/models/foo/metadata"),
-        ("POST", "/v1/models/foo/versions/50/labels/some_label:regress"),
-        ("PUT", "/v1/models/foo:predict"),
-        ("DELETE", "/v1/models/foo"),
-    ],
-)
-def test_paths_that_are_none(served: Served, method: str, path: str) -> None:
-    status, kind, body = ask(served.rest.address, method, path, b"" if method != "GET" else None)
-    assert (status, kind) == (400, "application/json")
-    assert json.loads(body) == {"error": f"Malformed request: {method} {path}"}
-
-
-def test_a_request_without_a_model(served: Served) -> None:
+def test_paths_that_are_none(served: Served) -> None:
+    for method, path in (("GET", "/v1/foo"), ("PUT", "/v1/models/m:predict")):
+        status, kind, body = ask(served.rest.address, method, path, b"" if method != "GET" else None)
+        assert (status, kind) == (400, "application/json")
+        assert json.loads(body) == {"error": f"Malformed request: {method} {path}"}
     status, _, body = ask(served.rest.address, "GET", "/v1/models")
     assert (status, json.loads(body)) == (400, {"error": "Missing model name in request."})
     assert ask(served.rest.address, "GET", "/nothing")[0] == 404

@@ -1,4 +1,4 @@
-"""For tests: a plain HTTP client, as curl is one, and a port for the REST API."""
+"""For tests: a plain HTTP client, as curl is one, and a server with a REST API beside the models that it serves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import http.client
 import json
 import random
 import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from services.tf_serving.execution.runtime import tensorflow
+from services.tf_serving.testing import Server
 
 TIMEOUT_S = 30.0
 
@@ -61,3 +68,35 @@ class RestClient:
         status, kind, body = answer
         assert kind == "application/json", answer
         return status, json.loads(body)
+
+
+class Served:
+    """A server and the same models as TensorFlow loads them."""
+
+    def __init__(self, server: Server, port: int, paths: dict[str, Path]) -> None:
+        self.grpc_address = server.address
+        self.rest = RestClient(f"127.0.0.1:{port}")
+        self._paths = paths
+        self._loaded: dict[str, Any] = {}
+
+    def run(self, model: str, signature: str = "serving_default", **inputs: Any) -> dict[str, Any]:
+        """What tf.saved_model.load(...) gives: arrays by output."""
+        tf = tensorflow()
+        if model not in self._loaded:
+            self._loaded[model] = tf.saved_model.load(str(self._paths[model]))
+        answers = self._loaded[model].signatures[signature](**inputs)
+        return {name: np.asarray(value.numpy()) for name, value in answers.items()}
+
+
+@contextlib.contextmanager
+def served_by_rest(
+    file: Path, paths: dict[str, Path], more: Sequence[str], flags: Sequence[str]
+) -> Iterator[Served]:
+    """A server of the version folders `paths` by model, and of more entries of the configuration that is written to
+    `file`."""
+    entries = [*(f'name: "{name}" base_path: "{path.parent}"' for name, path in paths.items()), *more]
+    models = "".join(f'config {{ {entry} model_platform: "tensorflow" }}' for entry in entries)
+    file.write_text(f"model_config_list {{ {models} }}")
+    port = free_port()
+    with Server("--rest_api_port", str(port), "--model_config_file", str(file), *flags) as server:
+        yield Served(server, port, paths)

@@ -48,6 +48,16 @@ def test_what_a_path_names(method: str, path: str, target: Target) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
+        ("GET", "/v1/foo"),
+        ("POST", "/v1/foo"),
+        ("GET", "/v1/models/debug/model_name"),
+        ("POST", "/v1/models"),
+        ("GET", "/v1/models/foo:predict"),
+        ("POST", "/v1/models/foo/version/50:regress"),
+        ("POST", "/v1/models/foo/versions/HELLO:regress"),
+        ("POST", "/v1/models/foo/metadata"),
+        ("POST", "/v1/models/foo/versions/50/labels/some_label:regress"),
+        ("DELETE", "/v1/models/foo"),
         ("GET", "/v1/models/"),
         ("GET", "/v1/models/m/"),
         ("GET", "/v1/models/m/versions/"),
