@@ -80,7 +80,7 @@ def test_the_published_schemas_accept_every_object(overlay: str, version: str) -
     for found in objects(overlay):
         check(found, version)
     assert kinds.count("Deployment") == 3
-    assert {"PodMonitor", "ServiceMonitor"} <= CUSTOM.keys() & set(kinds)
+    assert {"PodMonitor", "PrometheusRule", "ServiceMonitor"} <= CUSTOM.keys() & set(kinds)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -111,6 +111,7 @@ def wrong_objects() -> dict[str, dict[str, Any]]:
         wrong[name] = spoilt
 
     (service, pods) = (objects("cpu", kind)[0] for kind in ("ServiceMonitor", "PodMonitor"))
+    (rule,) = objects("cpu", "PrometheusRule")
     seldon, kserve = (of_kind(file) for file in OTHER_SYSTEMS)
     deployment = objects("cpu", "Deployment")[0]
     pod = "spec.template.spec"
@@ -125,6 +126,8 @@ def wrong_objects() -> dict[str, dict[str, Any]]:
     spoil("service monitor, metadata", service, "metadata.name", None, "nmae")
     spoil("pod monitor, misspelt", pods, "spec.podMetricsEndpoints", None, "endpoints")
     spoil("pod monitor, version", pods, "apiVersion", "monitoring.coreos.com/v2")
+    spoil("rule, misspelt", rule, "spec.groups.0.rules.0.expr", None, "expression")
+    spoil("rule, pattern", rule, "spec.groups.0.rules.0.for", "a minute")
     spoil("seldon, misspelt", seldon, "spec.predictors.0.graph.endpoint.service_port", None, "servicePort")
     spoil("seldon, type", seldon, "spec.predictors.0.replicas", "2")
     spoil("kserve, misspelt", kserve, "spec.predictor.minReplicas", None, "minimumReplicas")
