@@ -16,6 +16,12 @@ from deploy.images import init
 WAIT_S = 30.0
 
 
+def _default_signals() -> None:
+    """Whoever started the tests may ignore some (nohup, a shell's background); no shell can trap those."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def started(*command: str) -> Iterator[subprocess.Popen[str]]:
     """`init.py COMMAND` as an image starts it."""
@@ -25,6 +31,7 @@ def started(*command: str) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_default_signals,
     )
     try:
         yield process
