@@ -97,7 +97,7 @@ def _docker(*arguments: str) -> str:
 
 def table(before: Mapping[str, Layers], after: Mapping[str, Layers], sizes: Mapping[str, int]) -> str:
     lines = [
-        f"{'image':<32} {'base':>7} {'dependencies':>13} {'our code':>9} {'all':>7}   made anew, sent compressed"
+        f"{'image':<36} {'base':>7} {'dependencies':>13} {'our code':>9} {'all':>7}   made anew, sent compressed"
     ]
     for image, layers in after.items():
         base, dependencies, code = parts(layers)
@@ -105,7 +105,7 @@ def table(before: Mapping[str, Layers], after: Mapping[str, Layers], sizes: Mapp
         names = [name for name, (digest, _) in zip(NAMES, layers[-2:], strict=True) if digest in new]
         of = f"{len(new)} of {len(layers)} layers ({', '.join(names) or 'none'}), {sizes[image] / 1e6:.2f} MB"
         total = base + dependencies + code
-        lines.append(f"{image:<32} {base:>7.0f} {dependencies:>13.0f} {code:>9.1f} {total:>7.0f}   {of}")
+        lines.append(f"{image:<36} {base:>7.0f} {dependencies:>13.0f} {code:>9.1f} {total:>7.0f}   {of}")
     return "\n".join([*lines, "MB on disk; a registry stores and sends compressed."])
 
 
