@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -49,9 +50,18 @@ class Row:
     def kept(self) -> bool:
         if self.measured is None or self.allowed is None:
             return False
+        if not math.isfinite(self.measured) or not math.isfinite(self.allowed):
+            return False  # nothing was answered, or nothing of what it is compared with
         if self.budget.metric == "qps":
-            return self.measured >= self.allowed
+            return 0 < self.measured >= self.allowed
         return self.measured <= self.allowed
+
+    @property
+    def share(self) -> str:
+        """How much of what is allowed was measured; empty where that says nothing."""
+        if not self.measured or not self.allowed or math.isinf(self.measured) or math.isinf(self.allowed):
+            return ""
+        return f"{self.measured / self.allowed:.0%}"
 
 
 def evaluate(budgets: list[Budget], results: Results) -> list[Row]:
@@ -129,6 +139,8 @@ def shown(metric: str, value: float | None) -> str:
     """A metric with its unit."""
     if value is None:
         return "not measured"
+    if math.isinf(value):
+        return "no answers"
     if metric == "qps":
         return f"{value:.0f} /s"
     if metric == "errors":
@@ -143,7 +155,7 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         metric = row.budget.metric
         least = metric == "qps"
-        share = f"{row.measured / row.allowed:.0%}" if row.measured is not None and row.allowed else ""
+        share = row.share
         lines.append(
             (
                 row.budget.scenario, metric, shown(metric, row.measured), ">=" if least else "<=",

@@ -133,6 +133,20 @@ def test_rates_are_the_closed_loops_and_times_the_open_ones() -> None:
     assert results.metric("torch-mmoe", "gateway", "p50") == pytest.approx(1, rel=0.02)
 
 
+def test_where_nothing_was_answered_no_budget_is_kept(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, '[ci.torch-mmoe]\np50 = "2 * direct.p50"\np99 = "5 ms"\nqps = "0.5 * direct.qps"\n'
+    )
+    nothing = [phase("direct", []), phase("gateway", [])]
+    rows = evaluate(read(path, "ci"), Results(phases=nothing))
+    assert [row.kept for row in rows] == [False] * 3
+    assert "no answers" in table(rows)
+    # Nor where most rounds had no answers.
+    rounds = [phase("direct", [1] * 9), phase("gateway", []), phase("gateway", [1] * 9), phase("gateway", [])]
+    rows = evaluate(read(path, "ci"), Results(phases=rounds))
+    assert [row.kept for row in rows] == [False] * 3
+
+
 def test_results_survive_the_file(tmp_path: Path) -> None:
     results = Results({"when": "now"}, [phase("gateway", [1, 2, 3], failed=1)], [{"name": "torch-mmoe"}])
     results.write(tmp_path / "results.json")

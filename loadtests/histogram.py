@@ -43,7 +43,7 @@ class Histogram:
 
 @dataclass
 class Second:
-    """What ended in one second of a phase."""
+    """What was due in one second of a phase."""
 
     times: Histogram = field(default_factory=Histogram)
     failures: Counter[str] = field(default_factory=Counter)  # by gRPC status
@@ -56,7 +56,7 @@ class Series:
     seconds: dict[int, Second] = field(default_factory=dict)
 
     def add(self, at: int, took_s: float, failure: str | None) -> None:
-        """A call that ended in second `at`, with a gRPC status other than OK if it failed."""
+        """A call that was due in second `at`, with a gRPC status other than OK if it failed."""
         second = self.seconds.setdefault(at, Second())
         if failure is None:
             second.times.add(took_s)

@@ -8,11 +8,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loadtests.histogram import Series
+from loadtests.histogram import Second, Series
 from loadtests.results import Phase, Results
 from loadtests.running import Place, Recorder, reach, run
 from loadtests.scenarios import Scenario
-from loadtests.shapes import Users
+from loadtests.shapes import Users, kept_seconds
 from loadtests.users import Load
 
 NEAR_CEILING = 0.8
@@ -64,7 +64,12 @@ def measure(
         rate: of a user of the open loop.
         warm_up_s: of the first seconds nothing is kept.
         ceiling: calls a second that the generator can make.
+
+    Raises:
+        ValueError: it is too short for anything to be kept.
+        RuntimeError: nothing listens there.
     """
+    whole = kept_seconds(seconds, warm_up_s)
     reach(address, timeout_s)
     recorder = Recorder()
     shares = [1.0 if weights is None else weights[scenario.name] for scenario in scenarios]
@@ -75,16 +80,11 @@ def measure(
     phases = []
     total = 0.0
     for scenario in scenarios:
-        # Whole seconds alone: the last is broken off.
-        kept = Series(
-            {
-                at: second
-                for at, second in recorder.series[scenario.name].seconds.items()
-                if warm_up_s <= at < seconds
-            }
-        )
+        # A second without calls counts too: that is what standing still looks like.
+        found = recorder.series[scenario.name].seconds
+        kept = Series({at: found.get(at, Second()) for at in whole})
         loop = "closed" if rate is None else "open"
-        phases.append(Phase(scenario.name, target, loop, max(1, len(kept.seconds)), kept))
+        phases.append(Phase(scenario.name, target, loop, len(whole), kept))
         total += phases[-1].metrics["qps"]
     for phase in phases:
         phase.generator = total / ceiling if ceiling else None

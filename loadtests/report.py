@@ -64,11 +64,10 @@ def _budgets(rows: Sequence[Row]) -> str:
     cells = []
     for row in rows:
         metric = row.budget.metric
-        share = f"{row.measured / row.allowed:.0%}" if row.measured is not None and row.allowed else ""
         cells.append(
             (
                 row.budget.scenario, metric, shown(metric, row.measured),
-                ("≥ " if metric == "qps" else "≤ ") + shown(metric, row.allowed), share,
+                ("≥ " if metric == "qps" else "≤ ") + shown(metric, row.allowed), row.share,
                 "kept" if row.kept else "broken", row.budget.limit.text,
             )
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -36,13 +37,18 @@ class Phase:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """p50, p95, p99 in milliseconds; answers a second; share of calls that failed."""
+        """p50, p95, p99 of the answers in milliseconds, infinite where nothing was answered; answers a second; share
+        of calls that failed."""
         times, failed = self.series.times, self.series.failures.total()
         calls = times.total + failed
+
+        def of(share: float) -> float:
+            return times.percentile(share) if times.total else math.inf
+
         return {
-            "p50": times.percentile(0.50),
-            "p95": times.percentile(0.95),
-            "p99": times.percentile(0.99),
+            "p50": of(0.50),
+            "p95": of(0.95),
+            "p99": of(0.99),
             "qps": times.total / self.seconds if self.seconds else 0.0,
             "errors": failed / calls if calls else 1.0,
         }

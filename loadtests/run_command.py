@@ -13,7 +13,7 @@ from loadtests.options import add_traffic, address, host_port, print_table
 from loadtests.results import Results
 from loadtests.running import Place, prepare
 from loadtests.scenarios import SCENARIOS, make, weights
-from loadtests.shapes import SHAPES, steady
+from loadtests.shapes import SHAPES, kept_seconds, steady
 
 CEILING_S = 3.0
 
@@ -52,6 +52,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def command(options: argparse.Namespace) -> int:
+    kept_seconds(options.seconds, options.warm_up)  # says what is wrong before anything is measured
     mix = weights(options.mix) if options.mix else dict.fromkeys(options.scenario or SCENARIOS, 1.0)
     scenarios = make(list(mix), options.models)
     place = Place(options.workers, options.listen)

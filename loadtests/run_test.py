@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from loadtests.echo import echo_server
+from loadtests.results import Phase, Results
 
 TIMEOUT_S = 60.0
 
@@ -78,57 +82,105 @@ def test_failures_are_named_by_their_status(tmp_path: Path, models: Path, echo: 
 def test_nobody_there(tmp_path: Path, models: Path) -> None:
     done = loadtests(
         "run", "--gateway", "127.0.0.1:1", "--models", str(models), "--scenario", "torch-mmoe", "--no-ceiling",
-        "--users", "1", "--seconds", "2", "--timeout", "1", "--out", str(tmp_path / "r.json"),
+        "--users", "1", "--seconds", "2", "--warm-up", "0", "--timeout", "1", "--out", str(tmp_path / "r.json"),
     )  # fmt: skip
     assert done.returncode == 2
     assert "nothing answers at 127.0.0.1:1" in done.stderr
 
 
-def test_load_from_two_processes(tmp_path: Path, models: Path, echo: str) -> None:
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_load_from_two_processes_that_waited_longer_than_the_run_takes(
+    tmp_path: Path, models: Path, echo: str
+) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *filter(None, sys.path)])}
-    traffic = [
-        "--gateway",
-        echo,
-        "--models",
-        str(models),
-        "--scenario",
-        "torch-mmoe",
-        "--users",
-        "4",
-        "--rate",
-        "80",
-    ]
-    port = "127.0.0.1:5597"
+    traffic = ["--gateway", echo, "--models", str(models), "--scenario", "torch-mmoe", "--users", "4"]
+    traffic += ["--rate", "80"]
+    at = f"127.0.0.1:{free_port()}"
     out = tmp_path / "results.json"
-    workers = [
-        subprocess.Popen([sys.executable, "-m", "loadtests", "work", "--master", port, *traffic], env=env)
-        for _ in range(2)
-    ]
+    work = [sys.executable, "-m", "loadtests", "work", "--master", at, *traffic]
+    workers = [subprocess.Popen(work, env=env) for _ in range(2)]
     try:
-        done = loadtests(
-            "run",
-            *traffic,
-            "--workers",
-            "2",
-            "--listen",
-            port,
-            "--seconds",
-            "6",
-            "--warm-up",
-            "0",
-            "--out",
-            str(out),
-        )
+        time.sleep(6.0)  # this wait is what is tested: seconds count from when the run begins
+        to = ("--workers", "2", "--listen", at, "--seconds", "4", "--warm-up", "0", "--out", str(out))
+        done = loadtests("run", *traffic, *to)
         assert done.returncode == 0, done.stderr
         for worker in workers:
-            assert worker.wait(TIMEOUT_S) == 0
+            assert worker.wait(TIMEOUT_S / 2) == 0  # by itself, when the run is over
     finally:
         for worker in workers:
             worker.kill()
             worker.wait(TIMEOUT_S)
     (phase,) = json.loads(out.read_text())["phases"]
-    calls = sum(sum(second["times"].values()) for second in phase["series"].values())
-    assert calls > 150  # 6 s of 80 calls a second, but for the start of both
+    calls = [sum(second["times"].values()) for second in phase["series"].values()]
+    assert len(calls) == 4
+    # 4 s of 80 calls a second; the first second has the start in it. The last were reported, too.
+    assert 240 <= sum(calls) <= 340
+    assert calls[-1] >= 60
+
+
+@contextlib.contextmanager
+def stalling(after_s: float, for_s: float) -> Iterator[str]:
+    """A server that answers, then for a while does not, and then answers all of it."""
+    program = f"""
+import asyncio, grpc, time
+begun = None
+async def answer(request, context):
+    global begun
+    begun = begun or time.monotonic()
+    at = time.monotonic() - begun
+    if {after_s} <= at < {after_s + for_s}:
+        await asyncio.sleep({after_s + for_s} - at)
+    return request
+class Any(grpc.GenericRpcHandler):
+    def service(self, details):
+        return grpc.unary_unary_rpc_method_handler(answer)
+async def serve():
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Any(),))
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    await server.start()
+    await server.wait_for_termination()
+asyncio.run(serve())
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *filter(None, sys.path)])}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=env
+    ) as server:
+        try:
+            assert server.stdout is not None
+            yield f"127.0.0.1:{server.stdout.readline().strip()}"
+        finally:
+            server.kill()
+
+
+def stalled(tmp_path: Path, models: Path, after_s: float, for_s: float, *arguments: str) -> Phase:
+    out = tmp_path / "r.json"
+    common = ("--models", str(models), "--scenario", "torch-mmoe", "--no-ceiling", "--warm-up", "0")
+    with stalling(after_s, for_s) as address:
+        done = loadtests("run", "--gateway", address, *common, "--users", "2", "--out", str(out), *arguments)
+    assert done.returncode == 0, done.stderr
+    (phase,) = Results.read(out).phases
+    return phase
+
+
+def test_calls_that_still_wait_when_a_run_is_over_count(tmp_path: Path, models: Path) -> None:
+    found = stalled(tmp_path, models, 2.0, 3.5, "--seconds", "4", "--rate", "20")
+    calls = [second.times.total for second in found.series.seconds.values()]
+    assert sum(calls) >= 70  # all 4 s of 20 a second, and not those alone that were answered in time
+    assert found.metrics["p95"] > 1500
+
+
+def test_seconds_in_which_nothing_was_answered_count(tmp_path: Path, models: Path) -> None:
+    found = stalled(tmp_path, models, 1.0, 3.0, "--seconds", "6")
+    calls = [second.times.total for second in found.series.seconds.values()]
+    assert found.seconds == len(calls) == 6
+    assert calls.count(0) >= 1
+    assert found.metrics["qps"] == sum(calls) / 6
 
 
 @pytest.mark.parametrize(
@@ -136,6 +188,7 @@ def test_load_from_two_processes(tmp_path: Path, models: Path, echo: str) -> Non
     [
         (("run", "--gateway", "nowhere"), "no host:port"),
         (("run", "--gateway", "127.0.0.1:1", "--mix", "absent.toml"), "absent.toml"),
+        (("run", "--gateway", "127.0.0.1:1", "--seconds", "2"), "nothing would be kept of 2 s"),
         (("check", "absent.json", "--budgets", "absent.toml"), "absent.toml"),
     ],
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gevent
+import gevent.event
 import grpc
 import grpc.experimental.gevent as grpc_gevent
 from locust import LoadTestShape
@@ -21,6 +22,8 @@ from loadtests.users import Load, user_class
 
 TICK_S = 0.5
 JOIN_S = 60.0
+STOP_MARGIN_S = 2.0  # beyond the deadline of calls
+LAST_WORD_S = 0.5
 REPORT = "loadtests"  # the key of what a worker tells its master beyond Locust's own
 
 
@@ -38,14 +41,21 @@ class Place:
 
 
 class Recorder:
-    """Sums up calls by scenario and second."""
+    """Sums up calls by scenario and by the second of the run in which they were due.
+
+    Not by that in which they ended: calls that are still waiting when a run is over would be in none.
+    """
 
     def __init__(self) -> None:
         self.series: dict[str, Series] = defaultdict(Series)
         self._since = time.monotonic()
 
-    def ended(self, name: str, now: float, took_s: float, failure: str | None) -> None:
-        self.series[name].add(int(now - self._since), took_s, failure)
+    def begin(self, **_: object) -> None:
+        """The run begins now, which is not when a worker was started that waited for others."""
+        self._since = time.monotonic()
+
+    def ended(self, name: str, due: float, took_s: float, failure: str | None) -> None:
+        self.series[name].add(int(due - self._since), took_s, failure)
 
     def take(self) -> dict[str, Any]:
         """What has come since it was last taken, as JSON has it."""
@@ -96,7 +106,10 @@ def run(load: Load, users: Users, recorder: Recorder, place: Place, label: str) 
             return None if now is None else (now, max(100.0, now))
 
     shape = Shape()  # type: ignore[no-untyped-call]
-    environment = Environment(user_classes=[user_class(load)], shape_class=shape, stop_timeout=load.timeout_s)
+    environment = Environment(
+        user_classes=[user_class(load)], shape_class=shape, stop_timeout=load.timeout_s + STOP_MARGIN_S
+    )
+    environment.events.test_start.add_listener(recorder.begin)  # type: ignore[no-untyped-call]
     runner: Any
     if place.workers:
         runner = environment.create_master_runner(*place.master)
@@ -121,11 +134,26 @@ def run(load: Load, users: Users, recorder: Recorder, place: Place, label: str) 
 
 def work(load: Load, recorder: Recorder, place: Place) -> None:
     """Applies load as a master says, until it ends."""
-    environment = Environment(user_classes=[user_class(load)], stop_timeout=load.timeout_s)
-    environment.events.report_to_master.add_listener(  # type: ignore[no-untyped-call]
-        lambda client_id, data: data.update({REPORT: recorder.take()})
-    )
-    environment.create_worker_runner(*place.master).greenlet.join()
+    environment = Environment(user_classes=[user_class(load)], stop_timeout=load.timeout_s + STOP_MARGIN_S)
+    events: Any = environment.events
+    events.test_start.add_listener(recorder.begin)
+    events.report_to_master.add_listener(lambda client_id, data: data.update({REPORT: recorder.take()}))
+    ended = gevent.event.Event()
+    runner: Any = environment.create_worker_runner(*place.master)
+
+    def stopped(**_: object) -> None:
+        # Locust reports every 3 s, and its master is gone before the last time.
+        data: dict[str, Any] = {}
+        events.report_to_master.fire(client_id=runner.client_id, data=data)
+        runner.send_message("stats", data)
+        ended.set()
+
+    events.test_stop.add_listener(stopped)
+    # A master that goes away is noticed by Locust, which ends the greenlets then.
+    while not ended.wait(TICK_S) and len(runner.greenlet):
+        pass
+    gevent.sleep(LAST_WORD_S)  # Locust tells the master that this worker has stopped
+    runner.quit()
 
 
 def _await_workers(runner: Any, workers: int) -> None:

@@ -41,4 +41,19 @@ def spike(users: int, seconds: float) -> Users:
     return now
 
 
+def kept_seconds(seconds: float, warm_up_s: float) -> range:
+    """The seconds of a run that are kept: whole ones, after its warm-up.
+
+    Raises:
+        ValueError: there are none.
+    """
+    kept = range(math.ceil(warm_up_s), math.floor(seconds))
+    if not kept:
+        raise ValueError(
+            f"nothing would be kept of {seconds:g} s of which {warm_up_s:g} s are for warming up: run it for at least"
+            f" {math.ceil(warm_up_s) + 1} s"
+        )
+    return kept
+
+
 SHAPES = {"steady": steady, "ramp": ramp, "spike": spike, "soak": steady}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from loadtests.plots import nice
-from loadtests.shapes import SHAPES, ramp, spike, steady
+from loadtests.shapes import SHAPES, kept_seconds, ramp, spike, steady
 
 
 @pytest.mark.parametrize("name", list(SHAPES))
@@ -18,6 +18,13 @@ def test_shapes() -> None:
     assert [steady(5, 10)(at) for at in (0, 9.9, 10)] == [5, 5, None]
     assert [ramp(20, 10)(at) for at in (0, 5, 9.9)] == [2, 12, 20]
     assert [spike(20, 10)(at) for at in (0, 3.9, 4, 5.9, 6)] == [4, 4, 20, 20, 4]
+
+
+def test_whole_seconds_are_kept() -> None:
+    assert kept_seconds(5, 0) == range(5)
+    assert kept_seconds(5.9, 1.5) == range(2, 5)
+    with pytest.raises(ValueError, match="at least 3 s"):
+        kept_seconds(2, 2)
 
 
 @pytest.mark.parametrize(

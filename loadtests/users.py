@@ -34,7 +34,7 @@ class Load:
         checked: read some of the answers; those of an echo are none.
         timeout_s: deadline of a call.
         rate: calls a second of a user of the open loop; None: the closed loop.
-        ended: told of every call: scenario, end on the monotonic clock, seconds, and the status of a failure.
+        ended: told of every call: scenario, when it was due on the monotonic clock, seconds, and a failure's status.
     """
 
     address: str
@@ -89,11 +89,11 @@ class GrpcUser(User):  # type: ignore[misc]
                 scenario.check(answer)
             except Exception:
                 failure = NO_ANSWER
-        self.report(scenario.name, now, now - since, failure, len(answer))
+        self.report(scenario.name, since, now - since, failure, len(answer))
 
-    def report(self, name: str, now: float, took_s: float, failure: str | None, size: int) -> None:
+    def report(self, name: str, due: float, took_s: float, failure: str | None, size: int) -> None:
         """Tells the run, and Locust."""
-        self.load.ended(name, now, took_s, failure)
+        self.load.ended(name, due, took_s, failure)
         self.environment.events.request.fire(
             request_type="grpc",
             name=name,
@@ -138,7 +138,7 @@ class OpenLoopUser(GrpcUser):
         due, self._due = self._due, self._due + 1.0 / self.load.rate
         index = self.draw()
         if self._pool.full():
-            self.report(self.load.scenarios[index].name, time.monotonic(), 0.0, GENERATOR, 0)
+            self.report(self.load.scenarios[index].name, due, 0.0, GENERATOR, 0)
         else:
             self._pool.spawn(self.call, index, due)
 
